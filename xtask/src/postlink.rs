@@ -30,17 +30,25 @@ pub fn postlink(input: &Path, output: &Path) -> Result<()> {
 
 fn relink(wasm: &[u8]) -> Result<Vec<u8>> {
     let mut config = ModuleConfig::new();
-    config.generate_name_section(false).generate_producers_section(false);
+    config
+        .generate_name_section(false)
+        .generate_producers_section(false);
     let mut module = config.parse(wasm)?;
 
     let ours = functions_with_prefix(&module, OURS);
-    ensure!(!ours.is_empty(), "no export begins with `{OURS}`: not the filter");
+    ensure!(
+        !ours.is_empty(),
+        "no export begins with `{OURS}`: not the filter"
+    );
     for (callback, function) in &ours {
         put_in_place(&mut module, callback, *function)?;
     }
     delete_unused_exports(&mut module, &ours);
     for name in KEPT {
-        ensure!(module.exports.iter().any(|export| export.name == name), "`{name}` is missing");
+        ensure!(
+            module.exports.iter().any(|export| export.name == name),
+            "`{name}` is missing"
+        );
     }
     walrus::passes::gc::run(&mut module);
     Ok(module.emit_wasm())
@@ -71,9 +79,14 @@ fn put_in_place(module: &mut Module, callback: &str, function: FunctionId) -> Re
         .iter()
         .find(|export| export.name == name)
         .with_context(|| format!("`{OURS}{callback}`: the ABI has no `{name}`"))?;
-    let ExportItem::Function(replaced) = sdk.item else { bail!("`{name}` is not a function") };
+    let ExportItem::Function(replaced) = sdk.item else {
+        bail!("`{name}` is not a function")
+    };
     let (want, have) = (signature(replaced), signature(function));
-    ensure!(want == have, "`{OURS}{callback}` is {have:?}, but `{name}` is {want:?}");
+    ensure!(
+        want == have,
+        "`{OURS}{callback}` is {have:?}, but `{name}` is {want:?}"
+    );
     let id = sdk.id();
     module.exports.get_mut(id).item = ExportItem::Function(function);
     Ok(())
@@ -85,7 +98,10 @@ fn delete_unused_exports(module: &mut Module, ours: &BTreeMap<String, FunctionId
         .iter()
         .filter(|export| {
             let used = KEPT.contains(&export.name.as_str())
-                || export.name.strip_prefix(ABI).is_some_and(|name| ours.contains_key(name));
+                || export
+                    .name
+                    .strip_prefix(ABI)
+                    .is_some_and(|name| ours.contains_key(name));
             !used
         })
         .map(walrus::Export::id)
@@ -122,7 +138,11 @@ mod tests {
     fn relinked(functions: &[(&str, usize)]) -> Result<Vec<String>> {
         let all: Vec<_> = NEEDED.iter().chain(functions).copied().collect();
         let module = Module::from_buffer(&relink(&linked(&all))?)?;
-        let mut names: Vec<_> = module.exports.iter().map(|export| export.name.clone()).collect();
+        let mut names: Vec<_> = module
+            .exports
+            .iter()
+            .map(|export| export.name.clone())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -137,13 +157,22 @@ mod tests {
         ]);
         assert_eq!(
             names.unwrap(),
-            ["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_tick"]
+            [
+                "_initialize",
+                "memory",
+                "proxy_abi_version_0_2_1",
+                "proxy_on_tick"
+            ]
         );
     }
 
     #[test]
     fn code_that_only_a_deleted_export_reached_is_gone() {
-        let functions = [("proxy_on_tick", 1), ("proxy_on_log", 1), ("boltgate_on_tick", 1)];
+        let functions = [
+            ("proxy_on_tick", 1),
+            ("proxy_on_log", 1),
+            ("boltgate_on_tick", 1),
+        ];
         let all: Vec<_> = NEEDED.iter().chain(&functions).copied().collect();
         let module = Module::from_buffer(&relink(&linked(&all)).unwrap()).unwrap();
         assert_eq!(module.funcs.iter().count(), 3);

@@ -1,0 +1,72 @@
+//! `cargo xtask build`: the filter, the sidecar and the programs that tests run.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::run::{cargo, run, step};
+use crate::{paths, postlink, tools};
+
+/// Largest filter module that may be shipped, in bytes: every worker of every Envoy compiles it.
+const MAX_FILTER_BYTES: u64 = 350 * 1024;
+
+/// `cargo xtask build [--release]`.
+pub(crate) fn command(args: &[String]) -> anyhow::Result<()> {
+    let release = match args {
+        [] => false,
+        [flag] if flag == "--release" => true,
+        _ => bail!("usage: cargo xtask build [--release]"),
+    };
+    filter()?;
+    trap_filter()?;
+    step("building the sidecar and the test programs");
+    let mut build = cargo(&["build", "--locked", "-p", "sidecar", "-p", "e2e", "--bins"]);
+    if release {
+        build.arg("--release");
+    }
+    run(&mut build)
+}
+
+/// Builds the filter that is shipped; fails if it has grown too large.
+pub(crate) fn filter() -> anyhow::Result<()> {
+    step("building the filter");
+    let bytes = module(&paths::target(), &[], &paths::filter_wasm())?;
+    println!("    {}: {bytes} bytes", paths::filter_wasm().display());
+    if bytes > MAX_FILTER_BYTES {
+        bail!("the filter has {bytes} bytes, more than {MAX_FILTER_BYTES}");
+    }
+    Ok(())
+}
+
+/// Builds the filter with the routes that make it trap, which only tests load. It has a target
+/// folder of its own: cargo gives wasm modules of all feature sets the same file name and may take
+/// one for the other.
+pub(crate) fn trap_filter() -> anyhow::Result<()> {
+    step("building the filter that traps on demand, for tests");
+    let target = paths::target().join("wasm-trap");
+    module(&target, &["--features", "trap"], &paths::trap_wasm()).map(drop)
+}
+
+fn module(target: &Path, features: &[&str], output: &Path) -> anyhow::Result<u64> {
+    tools::wasm_target()?;
+    run(cargo(&[
+        "build",
+        "--locked",
+        "--profile",
+        "wasm",
+        "--target",
+        "wasm32-wasip1",
+    ])
+    .args(["-p", "filter", "--lib"])
+    .args(features)
+    .arg("--target-dir")
+    .arg(target))?;
+    let linked = target.join("wasm32-wasip1/wasm/filter.wasm");
+    if let Some(folder) = output.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    postlink::postlink(&linked, output)
+        .with_context(|| format!("cannot post-link {}", linked.display()))?;
+    Ok(fs::metadata(output)?.len())
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask check`: what needs no running of the product.
+
+use crate::run::{cargo, run, step};
+use crate::{deps, tools};
+
+/// Formatting, lints, documentation, dependencies. The first that fails ends it.
+pub(crate) fn command() -> anyhow::Result<()> {
+    tools::wasm_target()?;
+    step("formatting");
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    deps::check()?;
+    step("lints, native");
+    run(&mut cargo(&[
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    step("lints, filter on wasm");
+    for features in [&[][..], &["--features", "trap"]] {
+        run(cargo(&[
+            "clippy",
+            "--locked",
+            "-p",
+            "filter",
+            "--target",
+            "wasm32-wasip1",
+        ])
+        .args(features)
+        .args(["--", "-D", "warnings"]))?;
+    }
+    step("documentation");
+    run(cargo(&[
+        "doc",
+        "--locked",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ])
+    .env("RUSTDOCFLAGS", "-D warnings"))?;
+    eprintln!("all checks passed");
+    Ok(())
+}

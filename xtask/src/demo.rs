@@ -1,0 +1,59 @@
+//! `cargo xtask demo` and `cargo xtask bench`: set up, build, hand over to the program.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::Context;
+
+use crate::run::{cargo, command, run, step};
+use crate::{build, paths, tools};
+
+/// Builds what the demo starts, then becomes it.
+pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
+    let envoy = tools::envoy()?;
+    build::filter()?;
+    step("building the sidecar and the demo (some minutes the first time)");
+    run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        "sidecar",
+        "--bin",
+        "boltgate",
+    ]))?;
+    run(&mut cargo(&["build", "--locked", "--release", "-p", "e2e"])
+        .args(["--bin", "demo", "--bin", "weather", "--bin", "leash"]))?;
+    become_program("demo", &envoy, args)
+}
+
+/// Builds what the benchmark measures, then becomes it.
+pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
+    let envoy = tools::envoy()?;
+    build::filter()?;
+    step("building the sidecar and the benchmark");
+    run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        "sidecar",
+        "--bin",
+        "boltgate",
+    ]))?;
+    run(&mut cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        "e2e",
+        "--bins",
+    ]))?;
+    become_program("bench", &envoy, args)
+}
+
+/// Replaces this process, so that Ctrl-C and signals reach the program itself.
+fn become_program(name: &str, envoy: &std::path::Path, args: &[String]) -> anyhow::Result<()> {
+    let program = paths::target().join("release").join(name);
+    let error = command(&program).env("ENVOY", envoy).args(args).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
+}
