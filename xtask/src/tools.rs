@@ -20,10 +20,7 @@ const LIGHTNING: [&str; 4] = [
     "github.com/lightningnetwork/lnd/cmd/lncli",
     "github.com/lightningnetwork/lnd/cmd/lnd",
 ];
-const MANIFESTS: [&str; 2] = [
-    "github.com/envoyproxy/gateway/cmd/egctl",
-    "sigs.k8s.io/kustomize/kustomize/v5",
-];
+const MANIFESTS: [&str; 2] = ["./translate", "sigs.k8s.io/kustomize/kustomize/v5"];
 
 /// All that `cargo xtask test` needs.
 pub(crate) fn all() -> anyhow::Result<()> {
@@ -36,11 +33,12 @@ pub(crate) fn all() -> anyhow::Result<()> {
         &LIGHTNING,
     )?;
     go_tools(
-        "egctl",
-        "Envoy Gateway's translator (about 4 minutes the first time)",
+        "manifest-tools",
+        "Envoy Gateway's translator and kustomize (some minutes the first time)",
         "",
         &MANIFESTS,
     )?;
+    python_checker()?;
     python_clients()?;
     node_clients()
 }
@@ -124,6 +122,10 @@ fn go_tools(name: &str, what: &str, tags: &str, packages: &[&str]) -> anyhow::Re
     let mut inputs = fs::read(module.join("go.mod"))?;
     inputs.extend(fs::read(module.join("go.sum"))?);
     inputs.extend(tags.as_bytes());
+    // What a local package holds is an input too.
+    for package in packages.iter().filter(|package| package.starts_with("./")) {
+        inputs.extend(fs::read(module.join(package).join("main.go"))?);
+    }
     let stamp = Stamp::new(name, &inputs);
     if stamp.holds() {
         return Ok(());
@@ -151,6 +153,23 @@ fn go_tools(name: &str, what: &str, tags: &str, packages: &[&str]) -> anyhow::Re
         .args(packages)
         .env("CGO_ENABLED", "0");
     progress(&format!("building {what}"), &mut go)?;
+    stamp.set()
+}
+
+/// What `tests/schemas/check.py` imports.
+fn python_checker() -> anyhow::Result<()> {
+    let requirements = paths::root().join("tests/schemas/requirements.txt");
+    let stamp = Stamp::new("schemas", &fs::read(&requirements)?);
+    if stamp.holds() {
+        return Ok(());
+    }
+    let venv = paths::tools().join("schemas");
+    step("installing what the manifest check imports");
+    python_venv(&venv)?;
+    run(Command::new(venv.join("bin/pip"))
+        .args(pip_quiet())
+        .arg("-r")
+        .arg(&requirements))?;
     stamp.set()
 }
 
