@@ -20,6 +20,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	gwapiv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -34,6 +35,9 @@ import (
 	"github.com/envoyproxy/gateway/internal/xds/bootstrap"
 	"github.com/envoyproxy/gateway/internal/xds/translator"
 )
+
+// controllerNamespace is where Envoy Gateway runs by default.
+const controllerNamespace = "envoy-gateway-system"
 
 // condition is one line of an object's status.
 type condition struct {
@@ -84,12 +88,22 @@ func run(registry string) error {
 	cache := wasm.NewHTTPServerWithFileCache(
 		wasm.ServerOptions{Salt: []byte("fixed: nobody else reads this cache")},
 		wasm.CacheOptions{CacheDir: cacheDir, InsecureRegistries: sets.New(registry)},
-		"envoy-gateway-system", logger)
+		controllerNamespace, logger)
+
+	// What Envoy Gateway's installation makes for its own calls to that cache.
+	resources.Secrets = append(resources.Secrets, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: controllerNamespace, Name: "envoy"},
+		Type:       corev1.SecretTypeTLS,
+		Data: map[string][]byte{
+			"ca.crt": {}, corev1.TLSCertKey: {}, corev1.TLSPrivateKeyKey: {},
+		},
+	})
 
 	// No feature that must be switched on: what is off in a fresh install is off here.
 	gateways := &gatewayapi.Translator{
 		GatewayControllerName:   string(resources.GatewayClass.Spec.ControllerName),
 		GatewayClassName:        gwapiv1.ObjectName(resources.GatewayClass.Name),
+		ControllerNamespace:     controllerNamespace,
 		EndpointRoutingDisabled: true,
 		WasmCache:               cache,
 		Logger:                  logger,
@@ -109,7 +123,9 @@ func run(registry string) error {
 		}
 	}
 	for _, xds := range translated.XdsIR {
-		table, err := (&translator.Translator{Logger: logger}).Translate(context.Background(), xds)
+		table, err := (&translator.Translator{
+			ControllerNamespace: controllerNamespace, Logger: logger,
+		}).Translate(context.Background(), xds)
 		if err != nil {
 			return err
 		}
