@@ -24,7 +24,11 @@ impl Msat {
     /// `None` if the amount is more than all bitcoin there can be.
     #[must_use]
     pub const fn new(msat: u64) -> Option<Self> {
-        if msat <= Self::MAX.0 { Some(Self(msat)) } else { None }
+        if msat <= Self::MAX.0 {
+            Some(Self(msat))
+        } else {
+            None
+        }
     }
 
     /// Whole satoshis as millisatoshi; `None` if more than [`Self::MAX`].

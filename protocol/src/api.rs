@@ -7,6 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
+use crate::encoding::base64_decode_lenient;
+use crate::hash::PaymentHash;
+use crate::l402::Identifier;
+use crate::macaroon::Macaroon;
 
 /// Header that marks an answer as made by the sidecar itself; its value is [`MARKER_VALUE`].
 pub const MARKER_HEADER: &str = "x-boltgate-sidecar";
@@ -150,6 +154,67 @@ pub struct Offer {
     /// When the filter must stop showing this offer, Unix seconds: some time before the invoice
     /// itself expires, so that who sees it can still pay.
     pub show_until: u64,
+}
+
+/// Why an [`Offer`] must not be shown to anybody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfferError {
+    /// Not 64 hexadecimal digits.
+    #[error("payment hash malformed")]
+    PaymentHash,
+    /// Not the letters and digits of BOLT 11, or far too long.
+    #[error("invoice malformed")]
+    Invoice,
+    /// Not standard base64 of a V2 macaroon with an identifier of version 0.
+    #[error("macaroon malformed")]
+    Macaroon,
+    /// The macaroon commits to another payment: whoever paid would get nothing.
+    #[error("macaroon and invoice do not belong together")]
+    Mismatch,
+}
+
+impl Offer {
+    /// Longest invoice text; what is shown has to fit into a response header.
+    pub const MAX_INVOICE_LEN: usize = 4096;
+
+    /// Checks all that can be checked without keys, so that the fields can be written into
+    /// headers as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`OfferError`] names the first field that is wrong.
+    pub fn check(&self) -> Result<Identifier, OfferError> {
+        let payment_hash: PaymentHash = self
+            .payment_hash
+            .parse()
+            .map_err(|_| OfferError::PaymentHash)?;
+        let invoice_fits = (1..=Self::MAX_INVOICE_LEN).contains(&self.invoice.len());
+        if !invoice_fits
+            || !self
+                .invoice
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric())
+        {
+            return Err(OfferError::Invoice);
+        }
+        let is_standard = !self
+            .macaroon
+            .bytes()
+            .any(|byte| matches!(byte, b'-' | b'_'))
+            && self.macaroon.len().is_multiple_of(4);
+        if !is_standard {
+            return Err(OfferError::Macaroon);
+        }
+        let bytes = base64_decode_lenient(&self.macaroon).map_err(|_| OfferError::Macaroon)?;
+        let macaroon = Macaroon::parse(&bytes).map_err(|_| OfferError::Macaroon)?;
+        let identifier =
+            Identifier::parse(macaroon.identifier()).map_err(|_| OfferError::Macaroon)?;
+        if identifier.payment_hash != payment_hash {
+            return Err(OfferError::Mismatch);
+        }
+        Ok(identifier)
+    }
 }
 
 impl std::fmt::Debug for Offer {

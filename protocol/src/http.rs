@@ -1,0 +1,4 @@
+//! Pieces of HTTP that are no part of a payment scheme.
+
+pub mod auth;
+pub mod problem;

@@ -1,0 +1,133 @@
+//! The plugin configuration: what is sold where, and how a request finds its service.
+//!
+//! [`PluginConfig::from_json`] reports every error at once with its path; what it returns cannot
+//! be wrong in itself. [`Policy::find`] runs for every request: it allocates nothing and its cost
+//! hardly grows with the number of services.
+
+mod config;
+mod error;
+mod index;
+mod matcher;
+mod reader;
+#[cfg(feature = "schema")]
+mod schema;
+mod service;
+
+pub use config::{ClientLimits, InvalidStatus, PluginConfig, SidecarRef, Unmatched};
+pub use error::{ConfigError, ConfigErrors};
+#[cfg(feature = "schema")]
+pub use schema::schema_text;
+pub use service::{Rule, Service};
+
+use index::{HostIndex, Verdict};
+
+/// Most services of one configuration.
+pub const MAX_SERVICES: usize = 10_000;
+/// Longest path, query not counted, that is looked at on a host of ours; longer ones are
+/// [`Found::TooLong`], so that the cost of regular expressions has a bound.
+pub const MAX_PATH_LEN: usize = 4096;
+
+/// The services and the index over their matches.
+pub struct Policy {
+    services: Vec<Service>,
+    rules: Vec<Rule>,
+    hosts: HostIndex,
+}
+
+/// The parts of a request on which its service depends.
+pub struct RequestView<'a> {
+    /// `:authority`.
+    pub authority: &'a [u8],
+    /// `:path` with its query.
+    pub path: &'a [u8],
+    /// `:method`.
+    pub method: &'a [u8],
+    /// Value of a header by its lower-case name; asked for only when a match needs it.
+    pub headers: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+}
+
+/// Where a request belongs.
+#[derive(Clone, Copy)]
+pub enum Found<'a> {
+    /// The host is named by no service: pass, less our headers and credentials.
+    Foreign,
+    /// A host of ours, but no service matches: see [`PluginConfig::unmatched`]. An authority that
+    /// cannot be a host name ends here as well: an upstream might read a host of ours into it.
+    Unmatched,
+    /// A host of ours and a path longer than [`MAX_PATH_LEN`]: refuse with 414.
+    TooLong,
+    /// A service sells this.
+    Matched {
+        /// The service of the first match, in the order of the configuration.
+        service: &'a Service,
+        /// That match.
+        rule: &'a Rule,
+        /// What the path asks for.
+        access: Access,
+    },
+}
+
+/// What a request to a service needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Nothing.
+    Free,
+    /// A credential; without one the answer is 402 with a challenge.
+    Priced,
+    /// A credential; without one the answer is 401, and no invoice is made.
+    NoInvoice,
+}
+
+impl Policy {
+    fn new(services: Vec<Service>, rules: Vec<Rule>) -> Self {
+        let hosts = HostIndex::new(&rules);
+        Self {
+            services,
+            rules,
+            hosts,
+        }
+    }
+
+    /// All services in the order of the configuration.
+    #[must_use]
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// The first match in the order of the configuration.
+    #[must_use]
+    pub fn find(&self, request: &RequestView<'_>) -> Found<'_> {
+        let path = without_query(request.path);
+        let is_too_long = path.len() > MAX_PATH_LEN;
+        let verdict = self.hosts.find(request.authority, path, |id| {
+            !is_too_long && self.rule(id).is_some_and(|rule| rule.holds(request, path))
+        });
+        let id = match verdict {
+            Verdict::Foreign => return Found::Foreign,
+            _ if is_too_long => return Found::TooLong,
+            Verdict::Unmatched => return Found::Unmatched,
+            Verdict::Rule(id) => id,
+        };
+        let Some((rule, service)) = self.rule_and_service(id) else {
+            return Found::Unmatched;
+        };
+        Found::Matched {
+            service,
+            rule,
+            access: service.access(path),
+        }
+    }
+
+    fn rule(&self, id: u32) -> Option<&Rule> {
+        self.rules.get(id as usize)
+    }
+
+    fn rule_and_service(&self, id: u32) -> Option<(&Rule, &Service)> {
+        let rule = self.rule(id)?;
+        Some((rule, self.services.get(rule.service)?))
+    }
+}
+
+fn without_query(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == b'?').next().unwrap_or_default()
+}

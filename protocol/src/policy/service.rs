@@ -1,0 +1,314 @@
+//! Services and their matches.
+
+use std::time::Duration;
+
+use super::matcher::{HeaderMatch, Host, PathMatch, read_headers, read_hosts, read_methods};
+use super::reader::{Node, Object, Once, or_default};
+use super::{Access, RequestView};
+use crate::amount::Msat;
+use crate::api::OfferTemplate;
+use crate::l402::caveat::{CAPABILITIES_SUFFIX, MAX_LIST, PREIMAGE, SERVICES, VALID_UNTIL_SUFFIX};
+
+const MAX_NAME: usize = 64;
+const MAX_MATCHES: usize = 256;
+const MAX_PATHS: usize = 256;
+const MAX_CONSTRAINTS: usize = 32;
+const MAX_VALUE: usize = 256;
+/// Ten years.
+const MAX_LIFETIME: Duration = Duration::from_secs(3_653 * 86_400);
+
+/// Something that is sold at one price.
+pub struct Service {
+    index: usize,
+    template: OfferTemplate,
+    free: Vec<PathMatch>,
+    no_invoice: Vec<PathMatch>,
+    cors_passthrough: bool,
+}
+
+impl Service {
+    /// Position in the configuration, from 0.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Unique name: ASCII letters, digits, `-` and `_`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.template.service
+    }
+
+    /// What an offer of this service sells.
+    #[must_use]
+    pub const fn template(&self) -> &OfferTemplate {
+        &self.template
+    }
+
+    /// Price of one token; at least 1 msat.
+    #[must_use]
+    pub const fn price(&self) -> Msat {
+        self.template.price_msat
+    }
+
+    /// Life of a token; `None` is for ever.
+    #[must_use]
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.template.lifetime_seconds.map(Duration::from_secs)
+    }
+
+    /// Preflight requests are passed on instead of answered.
+    #[must_use]
+    pub const fn cors_passthrough(&self) -> bool {
+        self.cors_passthrough
+    }
+
+    /// A path that is both stays closed: `noInvoicePaths` wins over `freePaths`.
+    pub(super) fn access(&self, path: &[u8]) -> Access {
+        if self.no_invoice.iter().any(|matcher| matcher.matches(path)) {
+            Access::NoInvoice
+        } else if self.free.iter().any(|matcher| matcher.matches(path)) {
+            Access::Free
+        } else {
+            Access::Priced
+        }
+    }
+}
+
+/// One entry of a service's `match`.
+pub struct Rule {
+    pub(super) service: usize,
+    pub(super) hosts: Vec<Host>,
+    /// `None` is any path.
+    pub(super) path: Option<PathMatch>,
+    methods: Vec<String>,
+    headers: Vec<HeaderMatch>,
+    capability: Option<String>,
+}
+
+impl Rule {
+    /// The capability that a token needs here, if any.
+    #[must_use]
+    pub fn capability(&self) -> Option<&str> {
+        self.capability.as_deref()
+    }
+
+    /// Everything except host and exact or prefix path, which the index has compared already.
+    /// Methods are compared without case: some upstreams do so too.
+    pub(super) fn holds(&self, request: &RequestView<'_>, path: &[u8]) -> bool {
+        let method_holds = self.methods.is_empty()
+            || self
+                .methods
+                .iter()
+                .any(|method| request.method.eq_ignore_ascii_case(method.as_bytes()));
+        method_holds
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|matcher| !matcher.is_regex() || matcher.matches(path))
+            && self
+                .headers
+                .iter()
+                .all(|header| header.holds(request.headers))
+    }
+}
+
+/// Reads one service and its matches; `None` after an error that leaves nothing to go on with.
+pub(super) fn read_service(
+    object: Object<'_>,
+    index: usize,
+    names: &Once<'_>,
+) -> Option<(Service, Vec<Rule>)> {
+    let name = object.required("name").and_then(|node| {
+        let name = read_name(&node)?;
+        names.check(&node, &name);
+        Some(name)
+    });
+    let capabilities = or_default(
+        object.optional("capabilities"),
+        Vec::new(),
+        read_capabilities,
+    );
+    let rules = object.required("match").map(|node| {
+        let matches = node.list(1..=MAX_MATCHES).into_iter();
+        matches
+            .filter_map(|node| read_rule(node, index, &capabilities))
+            .collect()
+    });
+    let price = object.required("price").and_then(read_price);
+    let lifetime = object
+        .optional("lifetime")
+        .and_then(|node| read_lifetime(&node));
+    let tier = or_default(object.optional("tier"), 0, |node| node.number(0..=255));
+    let constraints = object
+        .optional("constraints")
+        .map(|node| read_constraints(node, &capabilities))
+        .unwrap_or_default();
+    let free = or_default(object.optional("freePaths"), Vec::new(), read_paths);
+    let no_invoice = or_default(object.optional("noInvoicePaths"), Vec::new(), read_paths);
+    let cors_passthrough = or_default(object.optional("corsPassthrough"), false, |node| {
+        node.bool()
+    });
+    object.finish();
+    let template = OfferTemplate {
+        service: name?,
+        tier: u8::try_from(tier).ok()?,
+        price_msat: price?,
+        lifetime_seconds: lifetime.map(|lifetime| lifetime.as_secs()),
+        capabilities,
+        constraints,
+    };
+    Some((
+        Service {
+            index,
+            template,
+            free,
+            no_invoice,
+            cors_passthrough,
+        },
+        rules?,
+    ))
+}
+
+fn read_rule(node: Node<'_>, service: usize, capabilities: &[String]) -> Option<Rule> {
+    let object = node.object()?;
+    let hosts = object.required("hosts").map(|node| read_hosts(&node));
+    let path = object.optional("path").map(PathMatch::read);
+    let methods = or_default(object.optional("methods"), Vec::new(), read_methods);
+    let headers = or_default(object.optional("headers"), Vec::new(), read_headers);
+    let capability = object.optional("capability").and_then(|node| {
+        let capability = read_name(&node)?;
+        if !capabilities.is_empty() && !capabilities.contains(&capability) {
+            node.error("not among the capabilities of the service: no token could ever have it");
+        }
+        Some(capability)
+    });
+    object.finish();
+    // A path that could not be read must not become any path.
+    let path = match path {
+        Some(path) => Some(path?),
+        None => None,
+    };
+    Some(Rule {
+        service,
+        hosts: hosts?,
+        path,
+        methods,
+        headers,
+        capability,
+    })
+}
+
+/// Names become parts of caveats, header values and metric labels.
+fn read_name(node: &Node<'_>) -> Option<String> {
+    let text = node.string()?;
+    if !is_name(text) {
+        node.error(format!(
+            "expected 1 to {MAX_NAME} ASCII letters, digits, \"-\" or \"_\""
+        ));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+fn read_capabilities(node: &Node<'_>) -> Option<Vec<String>> {
+    let once = Once::new("capability");
+    let read = |node: Node<'_>| {
+        let name = read_name(&node)?;
+        once.check(&node, &name);
+        Some(name)
+    };
+    Some(
+        node.list(0..=MAX_LIST)
+            .into_iter()
+            .filter_map(read)
+            .collect(),
+    )
+}
+
+fn read_price(node: Node<'_>) -> Option<Msat> {
+    let object = node.object()?;
+    let sat = object
+        .optional("sat")
+        .map(|node| node.number(1..=Msat::MAX.get() / 1_000));
+    let msat = object
+        .optional("msat")
+        .map(|node| node.number(1..=Msat::MAX.get()));
+    if sat.is_some() == msat.is_some() {
+        object.error("expected exactly one of sat and msat");
+    }
+    object.finish();
+    match (sat, msat) {
+        (Some(sat), None) => Msat::from_sat(sat?),
+        (None, Some(msat)) => Msat::new(msat?),
+        _ => None,
+    }
+}
+
+fn read_lifetime(node: &Node<'_>) -> Option<Duration> {
+    let lifetime = node.duration(Duration::from_secs(1)..=MAX_LIFETIME)?;
+    if lifetime.subsec_millis() != 0 {
+        node.error("expected whole seconds");
+    }
+    Some(lifetime)
+}
+
+/// Further caveats; must not read as one that the service writes itself.
+fn read_constraints(node: Node<'_>, capabilities: &[String]) -> Vec<(String, String)> {
+    let Some(object) = node.object() else {
+        return Vec::new();
+    };
+    let mut constraints = Vec::new();
+    for (condition, node) in object.all() {
+        check_condition(condition, &node, capabilities);
+        let Some(value) = node.string() else { continue };
+        if value.len() > MAX_VALUE || value.chars().any(char::is_control) {
+            node.error(format!(
+                "expected at most {MAX_VALUE} bytes without control characters"
+            ));
+        }
+        constraints.push((condition.to_owned(), value.to_owned()));
+    }
+    if constraints.len() > MAX_CONSTRAINTS {
+        object.error(format!("expected at most {MAX_CONSTRAINTS} entries"));
+    }
+    constraints
+}
+
+fn check_condition(condition: &str, node: &Node<'_>, capabilities: &[String]) {
+    let is_reserved = [SERVICES, PREIMAGE].contains(&condition)
+        || condition.ends_with(CAPABILITIES_SUFFIX)
+        || condition.ends_with(VALID_UNTIL_SUFFIX);
+    if !is_name(condition) {
+        node.error(format!(
+            "expected a key of 1 to {MAX_NAME} ASCII letters, digits, \"-\" or \"_\""
+        ));
+    } else if is_reserved {
+        node.error("this caveat has a meaning of its own");
+    } else if !capabilities.is_empty() {
+        let constrains = |capability: &String| {
+            condition
+                .strip_prefix(capability.as_str())
+                .is_some_and(|rest| rest.starts_with('_'))
+        };
+        if !capabilities.iter().any(constrains) {
+            node.error("must begin with a capability of the service and \"_\"");
+        }
+    }
+}
+
+fn read_paths(node: &Node<'_>) -> Option<Vec<PathMatch>> {
+    Some(
+        node.list(0..=MAX_PATHS)
+            .into_iter()
+            .filter_map(PathMatch::read)
+            .collect(),
+    )
+}
