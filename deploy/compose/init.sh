@@ -1,0 +1,60 @@
+#!/bin/bash
+# Funds the seller's node, opens a channel to the buyer's with money on both sides, and leaves in
+# $SECRETS what the sidecar needs to speak to the seller's node. Does nothing the second time.
+set -euo pipefail
+
+lncli_of() { # folder, host:port, command…
+  local folder=$1 server=$2
+  shift 2
+  lncli --network=regtest "--lnddir=$folder" "--rpcserver=$server" "$@"
+}
+seller() { lncli_of "$SELLER_DIR" "$SELLER" "$@"; }
+buyer() { lncli_of "$BUYER_DIR" "$BUYER" "$@"; }
+bitcoin() {
+  btcctl --regtest --configfile=/dev/null "--rpcserver=$BTCD" "--rpccert=$CHAIN/rpc.cert" \
+    "--rpcuser=$RPC_USER" "--rpcpass=$RPC_PASSWORD" "$@"
+}
+field() { sed -n "s/^ *\"$1\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" | head -n 1; }
+wait_for() { # what, command…
+  local what=$1
+  shift
+  echo "waiting until $what"
+  for _ in $(seq 300); do
+    if "$@" >/dev/null 2>&1; then return 0; fi
+    sleep 0.2
+  done
+  echo "not within a minute: $what" >&2
+  "$@"
+  exit 1
+}
+
+has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
+synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
+has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
+connected() { seller listpeers | grep -q "$buyer_key" || seller connect "$buyer_key@$BUYER_PEER"; }
+
+if ! { [ -s "$CHAIN/mining-address" ] && seller listchannels | grep -q '"chan_id"'; }; then
+  address=$(seller newaddress p2wkh | field address)
+  echo "$address" >"$CHAIN/mining-address.new"
+  mv "$CHAIN/mining-address.new" "$CHAIN/mining-address"
+  # btcd's regtest has segwit only after three periods of 144 blocks.
+  wait_for "btcd mines" bitcoin generate 450
+  wait_for "the seller follows the chain" synced seller
+  wait_for "the buyer follows the chain" synced buyer
+  wait_for "the seller has coins" has_coins
+  buyer_key=$(buyer getinfo | field identity_pubkey)
+  wait_for "the nodes are connected" connected
+  wait_for "the channel is opened" seller openchannel \
+    --local_amt 100000000 --push_amt 70000000 --node_key "$buyer_key"
+  bitcoin generate 6 >/dev/null
+fi
+wait_for "the seller's channel is active" has_channel seller
+wait_for "the buyer's channel is active" has_channel buyer
+
+# What the sidecar may do at the node, and no more.
+seller bakemacaroon "--save_to=$SECRETS/boltgate.macaroon" \
+  uri:/lnrpc.Lightning/AddInvoice uri:/lnrpc.Lightning/SubscribeInvoices \
+  uri:/lnrpc.Lightning/LookupInvoice uri:/lnrpc.Lightning/GetInfo \
+  uri:/invoicesrpc.Invoices/CancelInvoice
+cp "$SELLER_DIR/tls.cert" "$SECRETS/tls.cert"
+echo "the Lightning network is ready"
