@@ -61,7 +61,8 @@ fn text_outside_the_grammar_is_refused() {
         ("A b=\"\\", AuthError::QuotedString { at: 5 }),
         ("A b=1, b=2", AuthError::Duplicate { at: 10 }),
         ("A b=1 c", AuthError::Param { at: 6 }),
-        ("A b=, c=1", AuthError::Param { at: 4 }),
+        ("A b= , c=1", AuthError::Scheme { at: 8 }),
+        ("A b, c=1", AuthError::Scheme { at: 6 }),
         ("A b=\"x\"y", AuthError::Param { at: 7 }),
     ];
     for (text, error) in cases {
