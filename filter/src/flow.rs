@@ -1,0 +1,243 @@
+//! The gate: one per root context, a state machine without I/O.
+//!
+//! Events go in (a request, a tick, an answer of the sidecar), decisions and calls come out. The
+//! order of the rules is that of the design, section 7. Clock and client address are asked through
+//! [`Surroundings`], only when a rule needs them.
+
+mod bootstrap;
+mod clean;
+mod decide;
+mod limits;
+mod reply;
+mod sidecar;
+mod stock;
+#[cfg(test)]
+mod tests;
+mod verdicts;
+mod waiting;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use protocol::policy::PluginConfig;
+use protocol::time::UnixSeconds;
+
+pub use self::clean::{Edit, trailers};
+pub use self::reply::Reply;
+pub use self::sidecar::{Answer, Call, CallKind, Notice};
+pub use self::waiting::Due;
+
+use self::bootstrap::Keys;
+use self::limits::{Clients, Limits};
+use self::sidecar::Sidecar;
+use self::stock::Shelf;
+use self::verdicts::Verdicts;
+use self::waiting::{Turn, Waiting};
+use crate::head::Head;
+use crate::outcome::Outcome;
+
+/// When a client is told to come again after a fault of ours.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// What the gate asks of the world while it decides.
+pub trait Surroundings {
+    /// Milliseconds since 1970.
+    fn now_ms(&self) -> u64;
+    /// The client's address, as Envoy trusts it.
+    fn client(&self) -> Option<IpAddr>;
+}
+
+/// A paid credential that was accepted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Admitted {
+    service: Rc<str>,
+    token_id: String,
+    tier: String,
+    identifier_hash: [u8; 32],
+    valid_until: Option<UnixSeconds>,
+}
+
+impl Admitted {
+    /// For the upstream: fields that only the gate sets.
+    #[must_use]
+    pub fn trusted_fields(&self) -> [(&'static str, &str); 4] {
+        [
+            ("x-boltgate-service", &self.service),
+            ("x-boltgate-scheme", "l402"),
+            ("x-boltgate-token-id", &self.token_id),
+            ("x-boltgate-tier", &self.tier),
+        ]
+    }
+
+    /// Hexadecimal name of the token.
+    #[must_use]
+    pub fn token_id(&self) -> &str {
+        &self.token_id
+    }
+
+    #[cfg(test)]
+    fn for_tests() -> Self {
+        Self {
+            service: "test".into(),
+            token_id: String::new(),
+            tier: String::new(),
+            identifier_hash: [0; 32],
+            valid_until: None,
+        }
+    }
+}
+
+/// A service by its place in the policy and its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceTag {
+    /// Place in the policy.
+    pub index: usize,
+    /// Name in the policy.
+    pub name: Rc<str>,
+}
+
+/// What logs and metrics are told about a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Note {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The service that it matched.
+    pub service: Option<ServiceTag>,
+    /// The credential that was accepted.
+    pub admitted: Option<Rc<Admitted>>,
+}
+
+impl Note {
+    const fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            service: None,
+            admitted: None,
+        }
+    }
+}
+
+/// What is to be done with a request. Exactly one for each stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision<'h> {
+    /// Let it go to the upstream after these edits.
+    Forward {
+        /// Changes of header fields, in order.
+        edits: Vec<Edit<'h>>,
+        /// For logs and metrics; an accepted credential's trusted fields are to be set.
+        note: Note,
+    },
+    /// Answer it.
+    Reply(Box<Reply>),
+    /// Hold it; its stream comes up as [`Due`] later.
+    Hold,
+}
+
+impl Decision<'_> {
+    pub(crate) fn reply(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+}
+
+/// What the world gives to a new gate.
+pub struct Origin {
+    /// The sidecar's bearer token, if the environment holds one.
+    pub token: Option<String>,
+    /// Random: names this gate to the sidecar.
+    pub vm: [u8; 16],
+}
+
+/// The state behind one plugin configuration in one VM.
+pub struct Gate {
+    config: PluginConfig,
+    state: State,
+}
+
+/// What changes, apart from what does not, so that a rule can borrow the policy meanwhile.
+struct State {
+    names: Vec<Rc<str>>,
+    sidecar: Sidecar,
+    keys: Keys,
+    verdicts: Verdicts,
+    clients: Clients,
+    shelves: Vec<Shelf>,
+    waiting: Waiting,
+}
+
+impl Gate {
+    /// A gate that has asked nobody anything yet.
+    #[must_use]
+    pub fn new(config: PluginConfig, origin: Origin) -> Self {
+        let services = config.policy.services();
+        let limits = &config.client_limits;
+        let state = State {
+            names: services
+                .iter()
+                .map(|service| service.name().into())
+                .collect(),
+            sidecar: Sidecar::new(&config, origin),
+            keys: Keys::default(),
+            verdicts: Verdicts::default(),
+            clients: Clients::new(Limits {
+                per_minute: limits.challenges_per_minute.into(),
+                burst: limits.burst.into(),
+                paid_factor: limits.paid_factor.into(),
+            }),
+            shelves: services
+                .iter()
+                .map(|s| Shelf::new(s.template().clone()))
+                .collect(),
+            waiting: Waiting::new(services.len()),
+        };
+        Self { config, state }
+    }
+
+    /// Decides one request. A request that was held for keys comes here a second time.
+    pub fn request<'h>(
+        &mut self,
+        stream: u32,
+        head: &Head<'h>,
+        around: &impl Surroundings,
+    ) -> Decision<'h> {
+        decide::request(&self.config, &mut self.state, stream, head, around)
+    }
+
+    /// Time has passed: deadlines, polls, stocks.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.state.waiting.expire(now_ms);
+        self.state
+            .sidecar
+            .poll(&self.config, now_ms, &self.state.keys);
+        self.state.restock_all(&self.config, now_ms);
+    }
+
+    /// Requests wait for a turn: tick soon.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.state.waiting.has_due()
+    }
+
+    /// The next held request that need not wait any longer.
+    pub fn next_due(&mut self) -> Option<Due> {
+        self.state.waiting.next_due()
+    }
+
+    /// The answer to a held request, or `None` if it is to be decided as if it had just come.
+    #[must_use]
+    pub fn answer(&self, due: Due) -> Option<Reply> {
+        decide::answer(&self.config, &self.state, due.turn)
+    }
+
+    /// The stream of a held request has gone. An offer for it stays unseen and can be sold.
+    pub fn gone(&mut self, due: Due) {
+        if let Turn::Challenge { shelf, offer, .. } = due.turn
+            && let Some(shelf) = self.state.shelves.get_mut(shelf)
+        {
+            shelf.put_back(offer);
+        }
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,228 @@
+//! Keys and revocations from the sidecar: when to ask, and what an answer means.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use protocol::api::{Bootstrap, KeyGeneration};
+use protocol::encoding::hex_decode;
+use protocol::keys::{L402Key, L402Keys};
+
+/// How soon to ask again while there are no keys yet.
+const FIRST_RETRY_MS: u64 = 200;
+
+/// A clock that is set back by less does not matter.
+const CLOCK_SLACK_MS: u64 = 1_000;
+
+/// Hashes of revoked identifiers.
+type DenyList = HashSet<[u8; 32], BuildHasherDefault<First8>>;
+
+/// The members are SHA-256 hashes already, so their first bytes are a good hash of them.
+#[derive(Default)]
+struct First8(u64);
+
+impl Hasher for First8 {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk::<8>() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+}
+
+/// What the sidecar has told.
+#[derive(Default)]
+pub(super) struct Keys {
+    version: Option<String>,
+    /// All generations with which a credential may be verified.
+    pub(super) l402: L402Keys,
+    raw: Vec<KeyGeneration>,
+    denied: DenyList,
+    /// When the answer that these keys and this list are known from was asked for.
+    asked_ms: u64,
+    /// Changes whenever the keys do.
+    pub(super) generation: u64,
+}
+
+impl Keys {
+    /// Nothing can be verified yet.
+    pub(super) const fn is_absent(&self) -> bool {
+        self.version.is_none()
+    }
+
+    /// How old the deny list is at most. One from the future, after the clock was set back, is of
+    /// unknown age.
+    pub(super) const fn age_ms(&self, now_ms: u64) -> u64 {
+        match now_ms.checked_sub(self.asked_ms) {
+            Some(age) => age,
+            None if self.asked_ms - now_ms < CLOCK_SLACK_MS => 0,
+            None => u64::MAX,
+        }
+    }
+
+    pub(super) fn is_denied(&self, identifier_hash: &[u8; 32]) -> bool {
+        !self.denied.is_empty() && self.denied.contains(identifier_hash)
+    }
+
+    /// Installs an answer in one step, or nothing of it.
+    fn install(&mut self, answer: Bootstrap, asked_ms: u64) -> Result<(), &'static str> {
+        if self.is_absent() && !answer.revocations.full {
+            return Err("the first answer has no full deny list");
+        }
+        let mut l402 = L402Keys::new();
+        for key in &answer.keys {
+            let bytes = hex_decode::<32>(&key.l402).map_err(|_| "a key is malformed")?;
+            l402.insert(key.generation, L402Key::new(bytes));
+        }
+        if l402.is_empty() {
+            return Err("there is no key");
+        }
+        let hashes = |list: &[String]| {
+            list.iter()
+                .map(hex_decode::<32>)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|_| "a revocation is malformed")
+        };
+        let (add, remove) = (
+            hashes(&answer.revocations.add)?,
+            hashes(&answer.revocations.remove)?,
+        );
+
+        if answer.revocations.full {
+            self.denied.clear();
+        }
+        for hash in &remove {
+            self.denied.remove(hash);
+        }
+        self.denied.extend(add);
+        if self.raw != answer.keys {
+            self.raw = answer.keys;
+            self.l402 = l402;
+            self.generation += 1;
+        }
+        self.version = Some(answer.version);
+        self.asked_ms = asked_ms;
+        Ok(())
+    }
+}
+
+/// The polling of the sidecar.
+pub(super) struct Poll {
+    interval_ms: u64,
+    next_ms: u64,
+    asked_ms: Option<u64>,
+    /// An answer that has not come by then will not come.
+    lost_after_ms: u64,
+    /// Spreads the polls of many workers.
+    jitter: u64,
+    last_fault: Option<String>,
+}
+
+/// What became of a poll.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Polled {
+    /// Keys are there for the first time.
+    First,
+    /// New or unchanged keys.
+    Ok,
+    /// The sidecar is well again after a fault.
+    Recovered,
+    /// A fault, reported for the first time.
+    NewFault(String),
+    /// The same fault as before.
+    SameFault,
+}
+
+impl Poll {
+    pub(super) const fn new(interval_ms: u64, timeout_ms: u64, seed: u64) -> Self {
+        Self {
+            interval_ms,
+            next_ms: 0,
+            asked_ms: None,
+            lost_after_ms: timeout_ms.saturating_mul(2),
+            jitter: seed | 1,
+            last_fault: None,
+        }
+    }
+
+    /// The path to ask now, if it is time.
+    pub(super) fn due(&mut self, now_ms: u64, keys: &Keys, vm: &str) -> Option<String> {
+        let may_ask = self
+            .asked_ms
+            .is_none_or(|asked| now_ms.abs_diff(asked) > self.lost_after_ms);
+        // Nothing is planned that far ahead, unless the clock has been set back since.
+        let is_planned = now_ms < self.next_ms && self.next_ms - now_ms <= 2 * self.interval_ms;
+        if !may_ask || is_planned {
+            return None;
+        }
+        self.asked_ms = Some(now_ms);
+        let mut path = [protocol::api::BOOTSTRAP_PATH, "?vm=", vm].concat();
+        if let Some(version) = &keys.version {
+            path.push_str("&known=");
+            path.extend(version.bytes().map(query_byte));
+        }
+        Some(path)
+    }
+
+    /// Takes the answer: the body of a 200, nothing for a 304, or a fault.
+    pub(super) fn answered(
+        &mut self,
+        now_ms: u64,
+        keys: &mut Keys,
+        answer: Result<Option<&[u8]>, String>,
+    ) -> Polled {
+        let asked_ms = self.asked_ms.take().unwrap_or(now_ms);
+        let was_absent = keys.is_absent();
+        let result = match answer {
+            Ok(Some(body)) => serde_json::from_slice::<Bootstrap>(body)
+                .map_err(|_| "the answer is not a bootstrap")
+                .and_then(|answer| keys.install(answer, asked_ms))
+                .map_err(str::to_owned),
+            Ok(None) if was_absent => Err("unchanged, but nothing is known yet".to_owned()),
+            Ok(None) => {
+                keys.asked_ms = asked_ms;
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        };
+        let delay = if keys.is_absent() {
+            FIRST_RETRY_MS
+        } else {
+            self.jittered_interval()
+        };
+        self.next_ms = now_ms.saturating_add(delay);
+        match result {
+            Ok(()) if was_absent => {
+                self.last_fault = None;
+                Polled::First
+            }
+            Ok(()) if self.last_fault.take().is_some() => Polled::Recovered,
+            Ok(()) => Polled::Ok,
+            Err(fault) if self.last_fault.as_ref() == Some(&fault) => Polled::SameFault,
+            Err(fault) => {
+                self.last_fault = Some(fault.clone());
+                Polled::NewFault(fault)
+            }
+        }
+    }
+
+    /// Within a tenth of the interval, by xorshift.
+    fn jittered_interval(&mut self) -> u64 {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let spread = (self.interval_ms / 5).max(1);
+        self.interval_ms
+            .saturating_sub(spread / 2)
+            .saturating_add(self.jitter % spread)
+    }
+}
+
+/// The version is opaque; a byte that may not stand in a query is better sent wrong than dangerous:
+/// the sidecar then answers in full.
+fn query_byte(byte: u8) -> char {
+    let is_plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    if is_plain { char::from(byte) } else { '_' }
+}

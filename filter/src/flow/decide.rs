@@ -1,0 +1,484 @@
+//! The rules of the request path, in the order of the design, section 7.
+
+use std::rc::Rc;
+
+use protocol::l402::{self, Refusal, Target};
+use protocol::policy::{
+    Access, Found, InvalidStatus, PluginConfig, Policy, RequestView, Unmatched,
+};
+use protocol::time::UnixSeconds;
+
+use super::clean::{self, Edit, Presented};
+use super::limits::Prefix;
+use super::reply::{Manner, Reply};
+use super::verdicts::Key;
+use super::waiting::{Turn, Unoffered, Waiter};
+use super::{
+    Admitted, Decision, Note, RETRY_AFTER_SECONDS, ServiceTag, State, Surroundings, millis,
+};
+use crate::head::Head;
+use crate::outcome::Outcome;
+use crate::path;
+
+/// A request on a host of ours that matched a service.
+struct Matched<'a> {
+    index: usize,
+    capability: Option<&'a str>,
+    access: Access,
+    cors_passthrough: bool,
+}
+
+/// Where a request belongs.
+enum Place<'a> {
+    Foreign,
+    Unmatched,
+    TooLong,
+    Service(Matched<'a>),
+}
+
+pub(super) fn request<'h>(
+    config: &PluginConfig,
+    state: &mut State,
+    stream: u32,
+    head: &Head<'h>,
+    around: &impl Surroundings,
+) -> Decision<'h> {
+    let mut edits = Vec::new();
+    if head.has_ours {
+        clean::remove_ours(&head.pairs, &mut edits);
+    }
+    let manner = Manner {
+        grpc: head.is_grpc(),
+        cors: head.origin.is_some(),
+    };
+    let path = path::canonical(head.path);
+    let is_preflight = head.is_preflight();
+    let method = match head.requested_method {
+        Some(method) if is_preflight => method,
+        _ => head.method,
+    };
+    let place = find(
+        &config.policy,
+        head,
+        path.as_deref().unwrap_or(b"/"),
+        method,
+    );
+    if matches!(place, Place::Foreign) {
+        clean::take_credentials(head, false, &mut edits);
+        return Decision::Forward {
+            edits,
+            note: Note::of(Outcome::Foreign),
+        };
+    }
+    if let Err(ambiguity) = path
+        .map(|_| ())
+        .and(path::authority(head.authority).map(|_| ()))
+    {
+        return Decision::reply(Reply::ambiguous(ambiguity.reason(), manner));
+    }
+    let matched = match place {
+        Place::TooLong => return Decision::reply(Reply::too_long(manner)),
+        Place::Service(matched) => Some(matched),
+        Place::Foreign | Place::Unmatched => None,
+    };
+    let note = |outcome| Note {
+        service: matched
+            .as_ref()
+            .and_then(|matched| state.tag(matched.index)),
+        ..Note::of(outcome)
+    };
+    let Some(matched) = &matched else {
+        if config.unmatched == Unmatched::Pass {
+            clean::take_credentials(head, true, &mut edits);
+            return Decision::Forward {
+                edits,
+                note: note(Outcome::Passed),
+            };
+        }
+        // The request that a preflight asks about will meet the same rule; a header match cannot
+        // be tried yet.
+        return Decision::reply(match is_preflight {
+            true => Reply::preflight(method, head.requested_headers, note(Outcome::Preflight)),
+            false => Reply::unmatched(manner),
+        });
+    };
+    if is_preflight && matched.cors_passthrough {
+        clean::take_credentials(head, true, &mut edits);
+        return Decision::Forward {
+            edits,
+            note: note(Outcome::Free),
+        };
+    }
+    if is_preflight {
+        let note = note(Outcome::Preflight);
+        return Decision::reply(Reply::preflight(method, head.requested_headers, note));
+    }
+    if matched.access == Access::Free {
+        clean::take_credentials(head, true, &mut edits);
+        return Decision::Forward {
+            edits,
+            note: note(Outcome::Free),
+        };
+    }
+    let asked = Asked {
+        config,
+        stream,
+        head,
+        matched,
+        manner,
+        around,
+    };
+    asked.priced(state, edits)
+}
+
+fn find<'a>(policy: &'a Policy, head: &Head<'_>, path: &[u8], method: &[u8]) -> Place<'a> {
+    let header = |name: &str| {
+        let values: Vec<_> = head.pairs.values(name.as_bytes()).collect();
+        (!values.is_empty()).then(|| values.join(&b", "[..]))
+    };
+    let look = |path: &[u8]| {
+        let request = RequestView {
+            authority: head.authority,
+            path,
+            method,
+            headers: &header,
+        };
+        match policy.find(&request) {
+            Found::Foreign => Place::Foreign,
+            Found::Unmatched => Place::Unmatched,
+            Found::TooLong => Place::TooLong,
+            Found::Matched {
+                service,
+                rule,
+                access,
+            } => Place::Service(Matched {
+                index: service.index(),
+                capability: rule.capability(),
+                access,
+                cors_passthrough: service.cors_passthrough(),
+            }),
+        }
+    };
+    let place = look(path);
+    let could_be_open = match &place {
+        Place::Unmatched => true,
+        Place::Service(matched) => matched.access == Access::Free,
+        Place::Foreign | Place::TooLong => false,
+    };
+    if could_be_open && let Some(loose) = path::loosely(path) {
+        match look(&loose) {
+            Place::Service(matched) if matched.access != Access::Free => {
+                return Place::Service(matched);
+            }
+            _ => {}
+        }
+    }
+    place
+}
+
+/// A request for something that has its price.
+struct Asked<'a, 'h, S> {
+    config: &'a PluginConfig,
+    stream: u32,
+    head: &'a Head<'h>,
+    matched: &'a Matched<'a>,
+    manner: Manner,
+    around: &'a S,
+}
+
+impl<'h, S: Surroundings> Asked<'_, 'h, S> {
+    fn priced(&self, state: &mut State, mut edits: Vec<Edit<'h>>) -> Decision<'h> {
+        let now_ms = self.around.now_ms();
+        if state.keys.is_absent() {
+            return self.hold_for_keys(state, now_ms);
+        }
+        if state.keys.age_ms(now_ms) > millis(self.config.revocation_max_age) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        let text = self.only_credential();
+        if let Some((name, text)) = text
+            && let Some(admitted) = self.seen_before(state, text, now_ms)
+        {
+            edits.push(Edit::Remove(name));
+            return self.admit(state, edits, admitted);
+        }
+        let before = edits.len();
+        let presented = clean::take_credentials(self.head, true, &mut edits);
+        match self.verify(state, &presented, now_ms) {
+            Ok(admitted) => {
+                let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
+                if let Some((_, text)) = text.filter(|_| is_all_ours) {
+                    state.verdicts.insert(&self.key(text), admitted.clone());
+                }
+                if let Some(client) = self.client() {
+                    state.clients.has_paid(client, now_ms);
+                }
+                self.admit(state, edits, admitted)
+            }
+            Err(refused) => self.refuse(state, refused, now_ms),
+        }
+    }
+
+    /// The field that holds a credential, if there is only one that could.
+    fn only_credential(&self) -> Option<(&'static [u8], &'h [u8])> {
+        match (self.head.authorization, self.head.has_metadata) {
+            (Some(value), false) if !self.head.authorization_repeated => {
+                Some((b"authorization", value))
+            }
+            (None, true) => {
+                let mut fields = crate::head::METADATA
+                    .into_iter()
+                    .flat_map(|name| self.head.pairs.values(name).map(move |value| (name, value)));
+                let first = fields.next()?;
+                fields.next().is_none().then_some(first)
+            }
+            _ => None,
+        }
+    }
+
+    fn key<'k>(&'k self, text: &'k [u8]) -> Key<'k> {
+        Key {
+            credential: text,
+            service: self.matched.index,
+            capability: self.matched.capability,
+        }
+    }
+
+    fn seen_before(&self, state: &mut State, text: &[u8], now_ms: u64) -> Option<Rc<Admitted>> {
+        state.verdicts.enter_generation(state.keys.generation);
+        let key = self.key(text);
+        let admitted = state.verdicts.find(&key)?;
+        let has_expired = admitted
+            .valid_until
+            .is_some_and(|end| seconds(now_ms) >= end);
+        if has_expired || state.keys.is_denied(&admitted.identifier_hash) {
+            state.verdicts.remove(&key);
+            return None;
+        }
+        Some(admitted.clone())
+    }
+
+    /// The first credential that holds, else why the one that came furthest does not.
+    fn verify(
+        &self,
+        state: &State,
+        presented: &Presented,
+        now_ms: u64,
+    ) -> Result<Rc<Admitted>, Option<Refusal>> {
+        let Some(service) = state.names.get(self.matched.index) else {
+            return Err(None);
+        };
+        let target = Target {
+            service,
+            capability: self.matched.capability,
+            now: seconds(now_ms),
+        };
+        let mut refused = presented.malformed.map(Refusal::Credential);
+        for credential in &presented.credentials {
+            let is_denied = |hash: &[u8; 32]| state.keys.is_denied(hash);
+            match l402::verify(credential, &state.keys.l402, is_denied, &target) {
+                Ok(grant) => {
+                    return Ok(Rc::new(Admitted {
+                        service: service.clone(),
+                        token_id: grant.token_id.to_string(),
+                        tier: grant.tier.to_string(),
+                        identifier_hash: grant.identifier_hash,
+                        valid_until: grant.valid_until,
+                    }));
+                }
+                Err(refusal) => refused = refused.max(Some(refusal)),
+            }
+        }
+        Err(refused)
+    }
+
+    fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {
+        let note = Note {
+            admitted: Some(admitted),
+            ..self.note(state, Outcome::Paid)
+        };
+        Decision::Forward { edits, note }
+    }
+
+    /// No good credential: an offer, where one may be made.
+    fn refuse(&self, state: &mut State, refused: Option<Refusal>, now_ms: u64) -> Decision<'h> {
+        let refused = refused.map(Refusal::reason);
+        let outcome = outcome_of(refused);
+        if self.matched.access == Access::NoInvoice {
+            let note = self.note(state, outcome);
+            return Decision::reply(Reply::unauthorized(refused, self.manner, note));
+        }
+        let client = self.client();
+        if let Some(client) = client
+            && let Err(retry_after) = state.clients.take(client, now_ms)
+        {
+            let note = self.note(state, outcome);
+            return Decision::reply(Reply::limited(retry_after, self.manner, note));
+        }
+        let index = self.matched.index;
+        let unoffered = Unoffered {
+            manner: self.manner,
+            refused,
+            client,
+        };
+        let Some(shelf) = state.shelves.get_mut(index) else {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        };
+        shelf.note_demand(now_ms);
+        // Who waits came first.
+        if state.waiting.count_for(index) == 0
+            && let Some(offer) = shelf.take(seconds(now_ms))
+        {
+            state.restock(self.config, index, now_ms);
+            let turn = Turn::Challenge {
+                shelf: index,
+                unoffered,
+                offer,
+            };
+            return match answer(self.config, state, turn) {
+                Some(reply) => Decision::reply(reply),
+                None => self.unavailable(state, RETRY_AFTER_SECONDS),
+            };
+        }
+        if let Some(no_offers) = shelf.refusal(now_ms) {
+            let manner = self.manner;
+            let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
+            let turn = Turn::Refuse {
+                shelf: Some(index),
+                manner,
+                status,
+                retry_after_seconds,
+            };
+            return match answer(self.config, state, turn) {
+                Some(reply) => Decision::reply(reply),
+                None => self.unavailable(state, RETRY_AFTER_SECONDS),
+            };
+        }
+        self.hold_for_offer(state, index, unoffered, now_ms)
+    }
+
+    fn hold_for_offer(
+        &self,
+        state: &mut State,
+        index: usize,
+        unoffered: Unoffered,
+        now_ms: u64,
+    ) -> Decision<'h> {
+        if self.is_full(state) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        // The call's own timeout comes first; the deadline is for when even that does not come.
+        let patience = millis(self.config.sidecar.timeout).saturating_add(250);
+        let waiter = Waiter {
+            stream: self.stream,
+            since_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(patience),
+            what: unoffered,
+        };
+        if !state.waiting.for_offer(index, waiter) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        state.restock(self.config, index, now_ms);
+        Decision::Hold
+    }
+
+    fn hold_for_keys(&self, state: &mut State, now_ms: u64) -> Decision<'h> {
+        let patience = millis(self.config.bootstrap_wait);
+        if patience == 0 || self.is_full(state) || !state.sidecar.has_token() {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        state.waiting.for_keys(Waiter {
+            stream: self.stream,
+            since_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(patience),
+            what: self.manner,
+        });
+        Decision::Hold
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX)
+    }
+
+    fn unavailable(&self, state: &State, retry_after: u64) -> Decision<'h> {
+        let note = self.note(state, Outcome::Unavailable);
+        Decision::reply(Reply::unavailable(retry_after, self.manner, note))
+    }
+
+    fn client(&self) -> Option<Prefix> {
+        let limits = &self.config.client_limits;
+        let address = self.around.client()?;
+        Some(Prefix::of(address, limits.prefix_v4, limits.prefix_v6))
+    }
+
+    fn note(&self, state: &State, outcome: Outcome) -> Note {
+        Note {
+            service: state.tag(self.matched.index),
+            ..Note::of(outcome)
+        }
+    }
+}
+
+/// The answer to a request that has been held, or would have been had the stock been empty. `None`
+/// if it is to be decided anew.
+pub(super) fn answer(config: &PluginConfig, state: &State, turn: Turn) -> Option<Reply> {
+    match turn {
+        Turn::Decide => None,
+        Turn::Refuse {
+            shelf,
+            manner,
+            status,
+            retry_after_seconds,
+        } => {
+            let service = shelf.and_then(|index| state.tag(index));
+            let note = Note {
+                service,
+                ..Note::of(Outcome::Unavailable)
+            };
+            Some(match status {
+                429 => Reply::limited(retry_after_seconds, manner, note),
+                _ => Reply::unavailable(retry_after_seconds, manner, note),
+            })
+        }
+        Turn::Challenge {
+            shelf,
+            unoffered,
+            offer,
+        } => {
+            let Unoffered {
+                manner, refused, ..
+            } = unoffered;
+            let template = &state.shelves.get(shelf)?.template;
+            let note = Note {
+                service: state.tag(shelf),
+                ..Note::of(outcome_of(refused))
+            };
+            let status = match refused {
+                Some(_) => config.l402_invalid_status.code(),
+                None => InvalidStatus::PaymentRequired.code(),
+            };
+            let price = template.price_msat.to_sat_ceil();
+            let reply = Reply::challenge(&offer, price, refused, status, manner, note);
+            Some(reply.with_challenge(&offer, config.lsat_line))
+        }
+    }
+}
+
+impl State {
+    fn tag(&self, index: usize) -> Option<ServiceTag> {
+        let name = self.names.get(index)?.clone();
+        Some(ServiceTag { index, name })
+    }
+}
+
+const fn outcome_of(refused: Option<&'static str>) -> Outcome {
+    if refused.is_some() {
+        Outcome::Refused
+    } else {
+        Outcome::Challenged
+    }
+}
+
+const fn seconds(now_ms: u64) -> UnixSeconds {
+    UnixSeconds(now_ms / 1_000)
+}

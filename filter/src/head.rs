@@ -1,0 +1,146 @@
+//! The head of a request, sorted in one pass over its fields.
+
+use crate::pairs::Pairs;
+
+/// What the gate looks at in the head of a request. Borrows the bytes that the host handed over.
+#[derive(Clone, Debug, Default)]
+pub struct Head<'h> {
+    /// `:method`; empty if there is none.
+    pub method: &'h [u8],
+    /// `:path` with its query; a CONNECT has none.
+    pub path: Option<&'h [u8]>,
+    /// `:authority`; empty if there is none.
+    pub authority: &'h [u8],
+    /// `content-type`.
+    pub content_type: Option<&'h [u8]>,
+    /// `origin`.
+    pub origin: Option<&'h [u8]>,
+    /// `access-control-request-method`.
+    pub requested_method: Option<&'h [u8]>,
+    /// `access-control-request-headers`.
+    pub requested_headers: Option<&'h [u8]>,
+    /// The first `authorization`.
+    pub authorization: Option<&'h [u8]>,
+    /// There are several `authorization` fields.
+    pub authorization_repeated: bool,
+    /// A field in which gRPC clients send a macaroon is there (spec/l402 section 2.3).
+    pub has_metadata: bool,
+    /// A field in our own name space, which only the gate may set.
+    pub has_ours: bool,
+    /// All fields.
+    pub pairs: Pairs<'h>,
+}
+
+/// Metadata names of spec/l402 section 2.3.
+pub const METADATA: [&[u8]; 3] = [b"macaroon", b"grpc-metadata-macaroon", b"token"];
+
+impl<'h> Head<'h> {
+    /// Sorts the fields.
+    #[must_use]
+    pub fn new(pairs: Pairs<'h>) -> Self {
+        let mut head = Self {
+            pairs,
+            ..Self::default()
+        };
+        for (name, value) in pairs.iter() {
+            match name {
+                b":method" => head.method = value,
+                b":path" => head.path = Some(value),
+                b":authority" => head.authority = value,
+                b"content-type" => head.content_type = Some(value),
+                b"origin" => head.origin = Some(value),
+                b"access-control-request-method" => head.requested_method = Some(value),
+                b"access-control-request-headers" => head.requested_headers = Some(value),
+                b"authorization" => {
+                    head.authorization_repeated |= head.authorization.is_some();
+                    head.authorization = head.authorization.or(Some(value));
+                }
+                b"macaroon" | b"grpc-metadata-macaroon" | b"token" => head.has_metadata = true,
+                _ => head.has_ours |= is_ours(name),
+            }
+        }
+        head
+    }
+
+    /// A gRPC request, by the same rule as Envoy's: a reply with a gRPC status to any other request
+    /// would reach the client as 200. gRPC-Web is not gRPC here.
+    #[must_use]
+    pub fn is_grpc(&self) -> bool {
+        self.path.is_some()
+            && self
+                .content_type
+                .and_then(|value| value.strip_prefix(b"application/grpc"))
+                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+    }
+
+    /// A CORS preflight request (Fetch standard, section 3.2.2).
+    #[must_use]
+    pub fn is_preflight(&self) -> bool {
+        self.method == b"OPTIONS" && self.origin.is_some() && self.requested_method.is_some()
+    }
+}
+
+/// Names only the gate may set. CGI-like upstreams cannot tell `_` from `-`.
+#[must_use]
+pub fn is_ours(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-boltgate-";
+    name.first()
+        .is_some_and(|first| matches!(first, b'x' | b'X'))
+        && name.len() >= PREFIX.len()
+        && name.iter().zip(PREFIX).all(|(have, want)| match have {
+            b'_' => *want == b'-',
+            _ => have.eq_ignore_ascii_case(want),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pairs::encode;
+
+    fn is_grpc(content_type: &[u8]) -> bool {
+        let bytes = encode(&[(b":path", b"/"), (b"content-type", content_type)]);
+        Head::new(Pairs::parse(&bytes).unwrap()).is_grpc()
+    }
+
+    #[test]
+    fn grpc_web_is_not_grpc() {
+        assert!(is_grpc(b"application/grpc") && is_grpc(b"application/grpc+proto"));
+        for other in [
+            &b"application/grpc-web"[..],
+            b"application/grpc;a=b",
+            b"application/json",
+        ] {
+            assert!(!is_grpc(other));
+        }
+    }
+
+    #[test]
+    fn names_that_an_upstream_could_read_as_ours_are_ours() {
+        for name in [
+            &b"x-boltgate-service"[..],
+            b"x_boltgate_service",
+            b"x-boltgate_tier",
+        ] {
+            assert!(is_ours(name));
+        }
+        for name in [
+            &b"x-boltgate"[..],
+            b"x-bolt-gate-service",
+            b"boltgate-service",
+            b"",
+        ] {
+            assert!(!is_ours(name));
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_authorizations_is_kept_and_noted() {
+        let bytes = encode(&[(b"authorization", b"a"), (b"authorization", b"b")]);
+        let head = Head::new(Pairs::parse(&bytes).unwrap());
+        assert_eq!(
+            (head.authorization, head.authorization_repeated),
+            (Some(&b"a"[..]), true)
+        );
+    }
+}
