@@ -1,0 +1,23 @@
+"""PyPI l402-requests: keeps tokens by host and the first two segments of the path."""
+
+from buyer import Purse, converse
+from l402_requests import L402Client
+from l402_requests.wallets import WalletBase
+
+
+class Wallet(WalletBase):
+    name = "test"
+
+    def __init__(self, purse):
+        self.purse = purse
+
+    async def pay_invoice(self, bolt11):
+        return self.purse.pay(bolt11)
+
+    def pay_invoice_sync(self, bolt11):
+        return self.purse.pay(bolt11)
+
+
+purse = Purse()
+client = L402Client(wallet=Wallet(purse))
+converse(purse, client.get)
