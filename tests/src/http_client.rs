@@ -1,0 +1,226 @@
+//! An HTTP client that adds nothing: no redirects, no headers, no changed paths.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request as HttpRequest, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use crate::l402::{self, Challenge, Token};
+
+/// Longest wait for a whole answer unless [`Request::timeout`] says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A client of one server; connections are kept and reused. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Http {
+    client: Client<HttpConnector, Full<Bytes>>,
+    server: SocketAddr,
+    host: Option<String>,
+}
+
+impl Http {
+    /// HTTP/1.1 to `server`.
+    #[must_use]
+    pub fn new(server: SocketAddr) -> Self {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self {
+            client,
+            server,
+            host: None,
+        }
+    }
+
+    /// HTTP/2 with prior knowledge to `server`.
+    #[must_use]
+    pub fn h2(server: SocketAddr) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        Self {
+            client,
+            server,
+            host: None,
+        }
+    }
+
+    /// Names another host than the server's address in every request.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
+        self
+    }
+
+    /// A request to `target`: path and query, sent as they are.
+    #[must_use]
+    pub fn request(&self, method: Method, target: &str) -> Request {
+        Request {
+            http: self.clone(),
+            method,
+            target: target.to_owned(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            timeout: TIMEOUT,
+            fault: None,
+        }
+    }
+
+    /// A `GET` request.
+    #[must_use]
+    pub fn get(&self, target: &str) -> Request {
+        self.request(Method::GET, target)
+    }
+
+    /// A `POST` request.
+    #[must_use]
+    pub fn post(&self, target: &str, body: impl Into<Bytes>) -> Request {
+        let mut request = self.request(Method::POST, target);
+        request.body = body.into();
+        request
+    }
+}
+
+/// A request that is being put together.
+#[derive(Debug)]
+#[must_use]
+pub struct Request {
+    http: Http,
+    method: Method,
+    target: String,
+    headers: HeaderMap,
+    body: Bytes,
+    timeout: Duration,
+    fault: Option<anyhow::Error>,
+}
+
+impl Request {
+    /// Adds a header; a name given twice is sent twice.
+    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        match (
+            HeaderName::try_from(name),
+            HeaderValue::from_bytes(value.as_ref()),
+        ) {
+            (Ok(name), Ok(value)) => {
+                self.headers.append(name, value);
+            }
+            _ => self.fault = Some(anyhow::anyhow!("no such header can be sent: {name}")),
+        }
+        self
+    }
+
+    /// Presents a token as its buyer does.
+    pub fn token(self, token: &Token) -> Self {
+        self.header(AUTHORIZATION.as_str(), token.authorization())
+    }
+
+    /// Longest wait for the whole answer.
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sends it and reads the whole answer.
+    ///
+    /// # Errors
+    /// When no complete answer comes in time.
+    pub async fn send(self) -> anyhow::Result<Answer> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let what = format!("{} {}", self.method, self.target);
+        let uri: Uri = format!("http://{}{}", self.http.server, self.target)
+            .parse()
+            .with_context(|| format!("{what}: not a target"))?;
+        let mut request = HttpRequest::new(Full::new(self.body));
+        *request.method_mut() = self.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers;
+        if let Some(host) = &self.http.host {
+            request
+                .headers_mut()
+                .insert(HOST, HeaderValue::from_str(host)?);
+        }
+        let start = Instant::now();
+        let whole = async {
+            let (head, body) = self.http.client.request(request).await?.into_parts();
+            let first_byte = start.elapsed();
+            let body = body.collect().await?;
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            anyhow::Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                trailers,
+                body: body.to_bytes(),
+                first_byte,
+                elapsed: start.elapsed(),
+            })
+        };
+        tokio::time::timeout(self.timeout, whole)
+            .await
+            .with_context(|| format!("{what}: no answer within {:?}", self.timeout))?
+            .with_context(|| what)
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Trailers, empty if there were none.
+    pub trailers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// Time to the headers.
+    pub first_byte: Duration,
+    /// Time to the end of the body.
+    pub elapsed: Duration,
+}
+
+impl Answer {
+    /// Body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Body as JSON; `Null` if it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// A header's first value as text; empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// `detail` of the problem body: the reason of a refusal.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.json()
+            .get("detail")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// All L402 and LSAT challenges in it, in order.
+    #[must_use]
+    pub fn challenges(&self) -> Vec<Challenge> {
+        l402::challenges(&self.headers)
+    }
+}

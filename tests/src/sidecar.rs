@@ -1,0 +1,226 @@
+//! The sidecar with a configuration rendered for one test.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::envoy::merge;
+use crate::http_client::Http;
+use crate::process::Process;
+use crate::regtest::LndNode;
+use crate::{eventually, paths, ports};
+
+/// The Lightning node that a sidecar uses.
+#[derive(Clone, Copy, Debug)]
+pub enum Node<'a> {
+    /// The embedded network.
+    Dev,
+    /// A real node.
+    Lnd(&'a LndNode),
+}
+
+/// A sidecar; running or not.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// The program while it runs.
+    pub process: Option<Process>,
+    folder: PathBuf,
+    token: String,
+    api: u16,
+    admin: u16,
+    dev: u16,
+}
+
+impl Sidecar {
+    /// Renders a configuration into `folder` and starts nothing yet. `over` is merged over it.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn prepare(
+        folder: &Path,
+        node: Node<'_>,
+        token: &str,
+        over: Value,
+    ) -> anyhow::Result<Self> {
+        let sidecar = Self {
+            process: None,
+            folder: folder.to_path_buf(),
+            token: token.to_owned(),
+            api: ports::free()?,
+            admin: ports::free()?,
+            dev: ports::free()?,
+        };
+        fs::write(folder.join("token"), token)?;
+        let lightning = match node {
+            Node::Dev => json!({ "dev": {
+                "listen": sidecar.dev_address().to_string(), "network": "regtest",
+            } }),
+            Node::Lnd(lnd) => json!({ "lnd": {
+                "endpoint": lnd.endpoint(),
+                "tlsCertFile": lnd.tls_cert(),
+                "macaroonFile": lnd.baked_macaroon(),
+            } }),
+        };
+        let mut config = json!({
+            "listen": sidecar.address().to_string(),
+            "admin": sidecar.admin_address().to_string(),
+            "tokenFiles": [folder.join("token")],
+            "ledger": { "sqlite": { "path": sidecar.ledger() } },
+            "lightning": lightning,
+            "drain": "2s",
+        });
+        merge(&mut config, over);
+        // JSON is YAML.
+        fs::write(sidecar.config(), serde_json::to_vec_pretty(&config)?)?;
+        Ok(sidecar)
+    }
+
+    /// Starts it and waits until it serves its API (not until it is ready: see [`Self::ready`]).
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let mut command = Command::new(paths::program("boltgate")?);
+        command.arg("run").arg("--config").arg(self.config());
+        let log = self.folder.join("sidecar.log");
+        self.process = Some(Process::spawn("sidecar", &log, &command)?);
+        let health = Http::new(self.admin_address());
+        let (process, api) = (std::sync::Mutex::new(&mut self.process), self.api);
+        eventually("the sidecar is alive", Duration::from_secs(20), || {
+            let running = match process.lock() {
+                Ok(mut process) => process.as_mut().map_or(Ok(()), Process::check_running),
+                Err(_) => Ok(()),
+            };
+            let health = health.get("/healthz");
+            async move {
+                running?;
+                ensure!(health.send().await?.status == 200, "not healthy");
+                tokio::net::TcpStream::connect(("127.0.0.1", api)).await?;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it is not ready in time; the error holds what it said.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let admin = Http::new(self.admin_address());
+        eventually("the sidecar is ready", Duration::from_secs(30), || async {
+            let answer = admin.get("/readyz").send().await?;
+            ensure!(answer.status == 200, "not ready: {}", answer.text());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it at once, as a crash would. It may be started again.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Kills it and starts it again on the same ports and the same ledger.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        self.start().await
+    }
+
+    /// The running program.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn running(&self) -> anyhow::Result<&Process> {
+        self.process.as_ref().context("the sidecar does not run")
+    }
+
+    /// Runs `boltgate ARGS… --config FILE` to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn command(&self, args: &[&str]) -> anyhow::Result<String> {
+        let output = tokio::process::Command::new(paths::program("boltgate")?)
+            .args(args)
+            .arg("--config")
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            bail!("boltgate {}: {}\n{said}", args.join(" "), output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// One metric's value from `/metrics`, summed over its labels; only lines that hold each of
+    /// `labels` (as `name="value"`) count.
+    ///
+    /// # Errors
+    /// When the admin port does not answer.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+        let text = Http::new(self.admin_address())
+            .get("/metrics")
+            .send()
+            .await?
+            .text();
+        let lines = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name).unwrap_or_default();
+            rest.starts_with([' ', '{']) && labels.iter().all(|label| rest.contains(label))
+        });
+        Ok(lines
+            .filter_map(|line| line.split_whitespace().next_back()?.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// All that it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("sidecar.log")).unwrap_or_default()
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("boltgate.yaml")
+    }
+
+    /// The ledger file.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.folder.join("ledger.db")
+    }
+
+    /// The bearer token of the filters.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Where the filters' API is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.api))
+    }
+
+    /// Where probes and metrics are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.admin))
+    }
+
+    /// Where the embedded network takes payments.
+    #[must_use]
+    pub fn dev_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.dev))
+    }
+}
