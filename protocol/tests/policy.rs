@@ -8,6 +8,8 @@ use protocol::policy::{
 };
 use serde_json::{Value, json};
 
+use proptest::prelude::*;
+
 #[path = "common/config.rs"]
 mod config;
 
@@ -385,5 +387,68 @@ fn a_thousand_services_find_their_requests() {
             "{found}"
         );
         assert!(first <= index);
+    }
+}
+
+/// One match of the model below: host pattern, path kind and path.
+fn rule() -> impl Strategy<Value = (&'static str, &'static str, String)> {
+    let host = prop_oneof![
+        Just("a.b"),
+        Just("b"),
+        Just("*.b"),
+        Just("*.a.b"),
+        Just("*"),
+        Just("c.b")
+    ];
+    let kind = prop_oneof![Just("exact"), Just("prefix"), Just("regex"), Just("any")];
+    (host, kind, "/[ab/]{0,3}")
+}
+
+fn host_matches(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix),
+        None => pattern == host,
+    }
+}
+
+fn path_matches(kind: &str, pattern: &str, path: &str) -> bool {
+    match kind {
+        "exact" | "regex" => path == pattern,
+        "prefix" => path.starts_with(pattern),
+        _ => true,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The index finds what looking at one rule after the other would find.
+    #[test]
+    fn the_index_agrees_with_a_plain_search(
+        rules in prop::collection::vec(rule(), 1..12),
+        host in "(a|b|c|ab)(\\.(a|b))?",
+        path in "/[ab/]{0,4}",
+    ) {
+        let services: Vec<_> = rules
+            .iter()
+            .enumerate()
+            .map(|(index, (host, kind, path))| {
+                let mut rule = json!({"hosts": [host]});
+                if *kind != "any" {
+                    rule["path"] = json!({*kind: path});
+                }
+                service(&index.to_string(), json!([rule]))
+            })
+            .collect();
+        let first = rules.iter().position(|(pattern, kind, text)| {
+            host_matches(pattern, &host) && path_matches(kind, text, &path)
+        });
+        let is_ours = rules.iter().any(|(pattern, ..)| host_matches(pattern, &host));
+        let expected = match first {
+            Some(index) => index.to_string(),
+            None if is_ours => "unmatched".to_owned(),
+            None => "foreign".to_owned(),
+        };
+        prop_assert_eq!(found(&with_services(&services), &host, &path), expected);
     }
 }
