@@ -1,0 +1,4 @@
+//! Stores behind the ledger port.
+
+pub mod conformance;
+pub mod sqlite;

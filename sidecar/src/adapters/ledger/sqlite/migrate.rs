@@ -1,0 +1,84 @@
+//! Forward-only migrations, counted in the file's `user_version`.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::domain::ledger::LedgerError;
+
+/// `BtGt`: marks a file as a ledger of ours.
+const APPLICATION_ID: i64 = 0x4274_4774;
+
+const MIGRATIONS: &[&str] = &[include_str!(
+    "../../../../migrations/sqlite/0001_initial.sql"
+)];
+
+/// Brings the schema up to date. Safe when two processes do it at once: each step looks at the
+/// version again inside its transaction.
+pub(super) fn to_latest(db: &mut Connection) -> Result<(), LedgerError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    loop {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let mark: i64 = tx.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+        if mark != APPLICATION_ID && (mark != 0 || tables != 0) {
+            return Err(LedgerError::Foreign(format!("application id is {mark:#x}")));
+        }
+        if found > known {
+            return Err(LedgerError::TooNew { found, known });
+        }
+        let Some(step) = usize::try_from(found)
+            .ok()
+            .and_then(|at| MIGRATIONS.get(at))
+        else {
+            return Ok(());
+        };
+        tx.execute_batch(step)?;
+        if found == 0 {
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.execute(
+                "INSERT INTO instance (id, epoch, version, created_at)
+                 VALUES (1, randomblob(16), 1, unixepoch())",
+                [],
+            )?;
+        }
+        tx.pragma_update(None, "user_version", found + 1)?;
+        tx.commit()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_of_a_newer_version_is_refused() {
+        let mut db = Connection::open_in_memory().unwrap();
+        to_latest(&mut db).unwrap();
+        db.pragma_update(None, "user_version", 99).unwrap();
+        let known = MIGRATIONS.len() as i64;
+        assert_eq!(
+            to_latest(&mut db),
+            Err(LedgerError::TooNew { found: 99, known })
+        );
+    }
+
+    #[test]
+    fn a_database_of_something_else_is_left_alone() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch("CREATE TABLE other (x)").unwrap();
+        assert!(matches!(to_latest(&mut db), Err(LedgerError::Foreign(_))));
+    }
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut db = Connection::open_in_memory().unwrap();
+        to_latest(&mut db).unwrap();
+        let epoch = |db: &Connection| -> Vec<u8> {
+            db.query_row("SELECT epoch FROM instance", [], |row| row.get(0))
+                .unwrap()
+        };
+        let before = epoch(&db);
+        to_latest(&mut db).unwrap();
+        assert_eq!(epoch(&db), before);
+    }
+}

@@ -1,0 +1,4 @@
+//! Nodes behind the Lightning port.
+
+pub mod dev;
+pub mod lnd;

@@ -1,0 +1,5 @@
+//! Implementations of the ports: stores, nodes, clock and randomness.
+
+pub mod ledger;
+pub mod lightning;
+pub mod system;

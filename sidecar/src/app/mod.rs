@@ -1,0 +1,158 @@
+//! The use cases, generic over the ports.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`state`] | what filters poll: keys and deny list; key rotation |
+//! | [`issue`] | offers, within limits |
+//! | [`pool`] | ready invoices |
+//! | [`settle`] | sales, from the node's settlements |
+//! | [`sweep`] | what expired |
+//! | [`node`] | how the node is; measured calls |
+
+pub mod issue;
+pub mod keys;
+pub mod node;
+pub mod pool;
+pub mod settle;
+pub mod state;
+pub mod sweep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use self::issue::Issuer;
+use self::keys::MasterKeys;
+use self::node::Node;
+use self::pool::Pools;
+use self::state::{StateError, StateKeeper};
+use crate::config::{FiltersConfig, OffersConfig};
+use crate::domain::ports::{Clock, Ledger, Lightning, Random};
+use crate::metrics::Metrics;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The sidecar without its doors.
+pub struct App<L, N> {
+    /// The durable store.
+    pub ledger: Arc<L>,
+    /// The node.
+    pub node: Arc<Node<N>>,
+    /// What filters poll.
+    pub state: Arc<StateKeeper<L>>,
+    /// Offers.
+    pub issuer: Arc<Issuer<L, N>>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    draining: AtomicBool,
+}
+
+/// What the use cases are made of.
+pub struct Parts<L, N> {
+    /// The durable store.
+    pub ledger: Arc<L>,
+    /// The node.
+    pub lightning: N,
+    /// Master keys of the operator.
+    pub master_keys: MasterKeys,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+impl<L: Ledger, N: Lightning> App<L, N> {
+    /// Makes the first key if there is none, and reads what is in the ledger.
+    ///
+    /// # Errors
+    /// The ledger fails, or a key is missing in the operator's file.
+    pub async fn start(
+        parts: Parts<L, N>,
+        offers: OffersConfig,
+        filters: FiltersConfig,
+    ) -> Result<Arc<Self>, StateError> {
+        let Parts {
+            ledger,
+            lightning,
+            master_keys,
+            clock,
+            random,
+            metrics,
+        } = parts;
+        let first = master_keys.first_key(&*random)?;
+        ledger.install_first_key(first, clock.unix_millis()).await?;
+        let state = Arc::new(StateKeeper::new(
+            Arc::clone(&ledger),
+            master_keys,
+            Arc::clone(&clock),
+            filters,
+            Arc::clone(&metrics),
+        ));
+        state.refresh().await?;
+        let node = Arc::new(Node::new(lightning, Arc::clone(&metrics)));
+        let pools = Arc::new(Pools::new(
+            Arc::clone(&node),
+            offers,
+            Arc::clone(&clock),
+            &metrics,
+        ));
+        let issuer = Arc::new(Issuer::new(
+            Arc::clone(&ledger),
+            Arc::clone(&state),
+            pools,
+            offers,
+            Arc::clone(&clock),
+            random,
+            Arc::clone(&metrics),
+        ));
+        issuer.recount().await?;
+        let draining = AtomicBool::new(false);
+        Ok(Arc::new(Self {
+            ledger,
+            node,
+            state,
+            issuer,
+            metrics,
+            clock,
+            draining,
+        }))
+    }
+
+    /// Starts the work that nobody asks for; it ends when `stop` is cancelled.
+    pub fn spawn_background(self: &Arc<Self>, tasks: &TaskTracker, stop: &CancellationToken) {
+        let state = Arc::clone(&self.state);
+        tasks.spawn(until(stop.clone(), async move { state.keep().await }));
+        let node = Arc::clone(&self.node);
+        tasks.spawn(until(stop.clone(), async move { node.watch().await }));
+        let issuer = Arc::clone(&self.issuer);
+        tasks.spawn(until(
+            stop.clone(),
+            async move { issuer.pools().keep().await },
+        ));
+        let settler = settle::Settler::new(
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.node),
+            Arc::clone(&self.metrics),
+        );
+        tasks.spawn(until(stop.clone(), async move { settler.run().await }));
+        let sweeper = sweep::Sweeper::new(self);
+        tasks.spawn(until(stop.clone(), async move { sweeper.run().await }));
+    }
+
+    /// From now on this process is going away.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::begin_drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()> + Send) {
+    stop.run_until_cancelled(work).await;
+}

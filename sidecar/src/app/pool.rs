@@ -1,0 +1,447 @@
+//! Pools of ready invoices, one per service and amount.
+//!
+//! A pool begins with the first demand and holds about two seconds of it, so that a 402 does not
+//! wait for the node. Each invoice is handed out once. What has too little life left is dropped;
+//! a pool without demand is emptied and its invoices are cancelled at the node. Who finds a pool
+//! empty waits, for a bounded time and in a bounded queue, and gets the next invoice made.
+
+mod demand;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use protocol::amount::Msat;
+use protocol::hash::PaymentHash;
+use tokio::sync::{Semaphore, oneshot};
+
+use self::demand::Demand;
+use super::node::Node;
+use crate::config::OffersConfig;
+use crate::domain::invoice::{Invoice, InvoiceRequest, NodeStatus};
+use crate::domain::offer::ShowWindow;
+use crate::domain::ports::{Clock, Lightning, LightningError};
+use crate::metrics::Metrics;
+
+/// Invoices being made at a time, over all pools.
+const MINTING_OVERALL: usize = 64;
+/// Invoices being made at a time for one pool, so that a large one does not starve the others.
+const MINTING_PER_POOL: usize = 32;
+/// Requests that wait for an invoice at a time, over all pools.
+const MOST_WAITING: usize = 2_048;
+/// After a failure nothing is made ahead of demand for this long.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a pool's invoices are for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct PoolKey {
+    /// Service, which is also the invoice's text.
+    pub service: String,
+    /// Amount of each.
+    pub amount: Msat,
+}
+
+/// Why there is no invoice.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PoolError {
+    /// As many unpaid invoices are out as may be.
+    #[error("too many invoices are unpaid")]
+    TooManyOutstanding,
+    /// As many requests wait as may.
+    #[error("too many requests wait for an invoice")]
+    TooManyWaiting,
+    /// The node is not in a state to make one.
+    #[error("the Lightning node is {}", .0.as_str())]
+    NodeDown(NodeStatus),
+    /// The node failed.
+    #[error(transparent)]
+    Node(#[from] LightningError),
+    /// None was made in time.
+    #[error("the Lightning node made no invoice in time")]
+    Timeout,
+}
+
+type Waiter = oneshot::Sender<Result<Invoice, PoolError>>;
+
+struct Pool {
+    ready: VecDeque<Invoice>,
+    waiting: VecDeque<Waiter>,
+    minting: usize,
+    demand: Demand,
+    paused_until: Duration,
+}
+
+/// All pools.
+pub struct Pools<N> {
+    node: Arc<Node<N>>,
+    clock: Arc<dyn Clock>,
+    config: OffersConfig,
+    window: ShowWindow,
+    pools: Mutex<HashMap<PoolKey, Pool>>,
+    permits: Arc<Semaphore>,
+    /// Offers handed out and neither paid nor pruned, as the ledger knows them.
+    handed_out: AtomicU64,
+    metrics: Arc<Metrics>,
+}
+
+impl<N: Lightning> Pools<N> {
+    /// No pool yet.
+    #[must_use]
+    pub fn new(
+        node: Arc<Node<N>>,
+        config: OffersConfig,
+        clock: Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            node,
+            clock,
+            config,
+            window: ShowWindow::new(config.invoice_expiry.as_secs()),
+            pools: Mutex::default(),
+            permits: Arc::new(Semaphore::new(MINTING_OVERALL)),
+            handed_out: AtomicU64::new(0),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// The times of these invoices.
+    #[must_use]
+    pub const fn window(&self) -> ShowWindow {
+        self.window
+    }
+
+    /// Tells how many offers are out, by the ledger.
+    pub fn set_handed_out(&self, count: u64) {
+        self.handed_out.store(count, Ordering::Relaxed);
+        self.metrics
+            .outstanding
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts offers that have just been written to the ledger.
+    pub fn add_handed_out(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.handed_out.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Up to `want` invoices, at least one; waits for one at most `patience`.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub async fn take(
+        self: &Arc<Self>,
+        key: &PoolKey,
+        want: u16,
+        patience: Duration,
+    ) -> Result<Vec<Invoice>, PoolError> {
+        let want = usize::from(want.max(1));
+        let mut waiter = match self.take_ready(key, want) {
+            Ok(ready) => return Ok(ready),
+            Err(queued) => queued?,
+        };
+        let invoice = match tokio::time::timeout(patience, &mut waiter).await {
+            Ok(answer) => answer.unwrap_or(Err(PoolError::Timeout))?,
+            Err(_) => {
+                // It may have arrived just now; then it must not be lost.
+                waiter.close();
+                waiter.try_recv().unwrap_or(Err(PoolError::Timeout))?
+            }
+        };
+        let mut invoices = vec![invoice];
+        let mut pools = self.lock();
+        if let Some(pool) = pools.get_mut(key) {
+            // What others wait for is not taken from them.
+            let spare = pool.ready.len().min(want - 1);
+            invoices.extend(pool.ready.drain(..spare));
+        }
+        Ok(invoices)
+    }
+
+    /// Takes back invoices that nobody was shown.
+    pub fn give_back(&self, key: &PoolKey, invoices: Vec<Invoice>) {
+        let mut pools = self.lock();
+        if let Some(pool) = pools.get_mut(key) {
+            for invoice in invoices {
+                pool.accept(invoice);
+            }
+        }
+    }
+
+    /// Follows demand, for ever.
+    pub async fn keep(self: &Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let dropped = self.tick();
+            if !dropped.is_empty() {
+                self.cancel(dropped).await;
+            }
+        }
+    }
+
+    /// Empties all pools and cancels their invoices at the node, as far as `deadline` lets.
+    pub async fn close(self: &Arc<Self>, deadline: Duration) {
+        self.permits.close();
+        let leftovers = self
+            .lock()
+            .drain()
+            .flat_map(|(_, pool)| pool.ready)
+            .map(|invoice| invoice.payment_hash)
+            .collect::<Vec<_>>();
+        let count = leftovers.len();
+        if tokio::time::timeout(deadline, self.cancel(leftovers))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                count,
+                "unused invoices were not all cancelled; they expire by themselves"
+            );
+        }
+    }
+
+    /// `Ok`: invoices. `Err(Ok)`: a place in the queue.
+    fn take_ready(
+        self: &Arc<Self>,
+        key: &PoolKey,
+        want: usize,
+    ) -> Result<Vec<Invoice>, Result<oneshot::Receiver<Result<Invoice, PoolError>>, PoolError>>
+    {
+        let now = self.clock.monotonic();
+        let mut pools = self.lock();
+        let waiting: usize = pools.values().map(|pool| pool.waiting.len()).sum();
+        let pool = pools.entry(key.clone()).or_insert_with(|| Pool::new(now));
+        pool.demand.add(want, now);
+        // Invoices too close to their end stay in front, where the next tick finds them.
+        let fresh_from = pool.stale(self.window, &*self.clock);
+        let end = pool.ready.len().min(fresh_from.saturating_add(want));
+        let ready: Vec<Invoice> = pool.ready.drain(fresh_from..end).collect();
+        if !ready.is_empty() {
+            self.mint(&mut pools, key);
+            return Ok(ready);
+        }
+        if let Some(status) = self
+            .node
+            .status()
+            .filter(|status| *status != NodeStatus::Ready)
+        {
+            return Err(Err(PoolError::NodeDown(status)));
+        }
+        if waiting >= MOST_WAITING {
+            return Err(Err(PoolError::TooManyWaiting));
+        }
+        let (waiter, place) = oneshot::channel();
+        pool.waiting.retain(|waiter| !waiter.is_closed());
+        pool.waiting.push_back(waiter);
+        let begun = self.mint(&mut pools, key);
+        let pool = pools.get_mut(key);
+        if begun == 0
+            && pool.is_some_and(|pool| pool.minting == 0 && pool.waiting.pop_back().is_some())
+        {
+            return Err(Err(PoolError::TooManyOutstanding));
+        }
+        Err(Ok(place))
+    }
+
+    /// Starts making what a pool lacks, within the limits; gives how many were begun.
+    fn mint(self: &Arc<Self>, pools: &mut HashMap<PoolKey, Pool>, key: &PoolKey) -> usize {
+        let now = self.clock.monotonic();
+        let out = pools
+            .values()
+            .map(|pool| pool.ready.len() + pool.minting)
+            .sum::<usize>();
+        let out = self
+            .handed_out
+            .load(Ordering::Relaxed)
+            .saturating_add(out as u64);
+        let room = u64::from(self.config.max_outstanding).saturating_sub(out);
+        let Some(pool) = pools.get_mut(key) else {
+            return 0;
+        };
+        let lacking = pool.lacking(&self.config, now);
+        let allowed = MINTING_PER_POOL.saturating_sub(pool.minting);
+        let count = lacking
+            .min(allowed)
+            .min(usize::try_from(room).unwrap_or(usize::MAX));
+        pool.minting += count;
+        for _ in 0..count {
+            tokio::spawn(Arc::clone(self).mint_one(key.clone()));
+        }
+        count
+    }
+
+    async fn mint_one(self: Arc<Self>, key: PoolKey) {
+        let result = match Arc::clone(&self.permits).acquire_owned().await {
+            Err(_) => Err(PoolError::Timeout),
+            Ok(_permit) => {
+                let request = InvoiceRequest {
+                    amount: key.amount,
+                    description: key.service.clone(),
+                    expiry_seconds: self.config.invoice_expiry.as_secs(),
+                };
+                self.node
+                    .add_invoice(request)
+                    .await
+                    .map_err(PoolError::from)
+            }
+        };
+        if let Some(orphan) = self.minted(&key, result) {
+            self.cancel(vec![orphan]).await;
+        }
+    }
+
+    /// Hands on what was made and begins the next; gives an invoice for which there is no pool
+    /// any more.
+    fn minted(
+        self: &Arc<Self>,
+        key: &PoolKey,
+        result: Result<Invoice, PoolError>,
+    ) -> Option<PaymentHash> {
+        let now = self.clock.monotonic();
+        let mut pools = self.lock();
+        let Some(pool) = pools.get_mut(key) else {
+            return result.ok().map(|invoice| invoice.payment_hash);
+        };
+        pool.minting = pool.minting.saturating_sub(1);
+        match result {
+            Ok(invoice) => pool.accept(invoice),
+            Err(error) => {
+                if pool.paused_until <= now {
+                    tracing::warn!(%error, service = key.service, "no invoice was made");
+                }
+                pool.paused_until = now.saturating_add(PAUSE_AFTER_FAILURE);
+                pool.fail_one(error);
+            }
+        }
+        self.mint(&mut pools, key);
+        None
+    }
+
+    /// Follows demand; gives the invoices to cancel.
+    fn tick(self: &Arc<Self>) -> Vec<PaymentHash> {
+        let now = self.clock.monotonic();
+        let mut dropped = Vec::new();
+        let mut pools = self.lock();
+        for pool in pools.values_mut() {
+            pool.demand.tick();
+            let unwanted = if pool.demand.is_idle(now) {
+                pool.ready.len()
+            } else {
+                pool.stale(self.window, &*self.clock)
+            };
+            dropped.extend(
+                pool.ready
+                    .drain(..unwanted)
+                    .map(|invoice| invoice.payment_hash),
+            );
+        }
+        pools.retain(|_, pool| !pool.is_unused(now));
+        let keys: Vec<PoolKey> = pools.keys().cloned().collect();
+        for key in &keys {
+            self.mint(&mut pools, key);
+        }
+        let ready = pools.values().map(|pool| pool.ready.len()).sum::<usize>();
+        let minting = pools.values().map(|pool| pool.minting).sum::<usize>();
+        self.metrics
+            .pool_ready
+            .set(i64::try_from(ready).unwrap_or(i64::MAX));
+        self.metrics
+            .pool_minting
+            .set(i64::try_from(minting).unwrap_or(i64::MAX));
+        dropped
+    }
+
+    async fn cancel(self: &Arc<Self>, hashes: Vec<PaymentHash>) {
+        let count = hashes.len();
+        let mut failed = 0_usize;
+        let mut running = tokio::task::JoinSet::new();
+        for hash in hashes {
+            if running.len() >= MINTING_PER_POOL {
+                failed += usize::from(matches!(running.join_next().await, Some(Ok(false))));
+            }
+            let node = Arc::clone(&self.node);
+            running.spawn(async move { node.cancel(hash).await.is_ok() });
+        }
+        while let Some(done) = running.join_next().await {
+            failed += usize::from(!matches!(done, Ok(true)));
+        }
+        tracing::debug!(count, failed, "unused invoices cancelled");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Pool>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pool {
+    fn new(now: Duration) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            minting: 0,
+            demand: Demand::new(now),
+            paused_until: Duration::ZERO,
+        }
+    }
+
+    /// Gives an invoice to who waits longest, or keeps it.
+    fn accept(&mut self, invoice: Invoice) {
+        let mut answer = Ok(invoice);
+        while let Some(waiter) = self.waiting.pop_front() {
+            match waiter.send(answer) {
+                Ok(()) => return,
+                Err(unsent) => answer = unsent,
+            }
+        }
+        self.ready.extend(answer);
+    }
+
+    fn fail_one(&mut self, error: PoolError) {
+        let mut answer = Err(error);
+        while let Some(waiter) = self.waiting.pop_front() {
+            match waiter.send(answer) {
+                Ok(()) => return,
+                Err(unsent) => answer = unsent,
+            }
+        }
+    }
+
+    /// How many in front are too close to their end. They are in the order of their making, which
+    /// may differ from that of their ends by the time the node took.
+    fn stale(&self, window: ShowWindow, clock: &dyn Clock) -> usize {
+        let now = clock.now();
+        self.ready
+            .iter()
+            .take_while(|invoice| !window.may_hand_out(invoice.expires, now))
+            .count()
+    }
+
+    fn lacking(&self, config: &OffersConfig, now: Duration) -> usize {
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|waiter| !waiter.is_closed())
+            .count();
+        let ahead = if now < self.paused_until {
+            0
+        } else {
+            let target = self.demand.target(config.pool_min, config.pool_max, now);
+            target.saturating_sub(self.ready.len())
+        };
+        waiting.saturating_add(ahead).saturating_sub(self.minting)
+    }
+
+    fn is_unused(&self, now: Duration) -> bool {
+        self.demand.is_idle(now)
+            && self.ready.is_empty()
+            && self.minting == 0
+            && self.waiting.iter().all(oneshot::Sender::is_closed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

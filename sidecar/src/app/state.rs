@@ -1,0 +1,329 @@
+//! What filters poll: derived keys and deny list, kept in memory and read anew from the ledger
+//! when its version changes; and the steps of a key rotation.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use protocol::api::{Bootstrap, BootstrapQuery, KeyGeneration, KeyState, Revocations};
+use protocol::encoding::hex_encode;
+use protocol::keys::L402Key;
+
+use super::keys::MasterKeys;
+use crate::config::FiltersConfig;
+use crate::domain::deny_list::Version;
+use crate::domain::keys::{FilterRegistry, Promotion};
+use crate::domain::ledger::{LedgerError, Snapshot};
+use crate::domain::ports::{Clock, Ledger, RandomError};
+use crate::metrics::{Metrics, StateLabels};
+
+/// Without a look at the ledger for this long we do not know what was revoked, and say so.
+const TRUSTED_FOR: Duration = Duration::from_secs(5);
+/// How often what expired is pruned.
+const PRUNE_EVERY: Duration = Duration::from_secs(10);
+
+/// Why there is no state to work with.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// No random bytes for a key.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The operator's file does not hold the key of a generation.
+    #[error("the key of generation {0} is not in the master key file")]
+    KeyMissing(u8),
+    /// The ledger could not be read for too long.
+    #[error("the ledger could not be read for {} s", .0.as_secs())]
+    Stale(Duration),
+    /// No generation is current.
+    #[error("no key generation is current")]
+    NoCurrentKey,
+    /// The name of a filter VM is not one.
+    #[error("vm must be 32 hexadecimal digits")]
+    InvalidVm,
+}
+
+/// One state, unchanging.
+pub struct View {
+    snapshot: Snapshot,
+    keys: Vec<(u8, KeyState, L402Key)>,
+    /// [`Bootstrap::version`] of it.
+    text: String,
+}
+
+/// The key to issue with.
+#[derive(Clone)]
+pub struct IssuingKey {
+    /// Its generation.
+    pub generation: u8,
+    /// Makes root keys.
+    pub key: L402Key,
+}
+
+/// Keeps the present [`View`] and the list of filters.
+pub struct StateKeeper<L> {
+    ledger: Arc<L>,
+    master_keys: MasterKeys,
+    clock: Arc<dyn Clock>,
+    poll: Duration,
+    view: RwLock<Option<(Arc<View>, Duration)>>,
+    filters: Mutex<FilterRegistry>,
+    metrics: Arc<Metrics>,
+}
+
+impl<L: Ledger> StateKeeper<L> {
+    /// Nothing is read yet.
+    #[must_use]
+    pub fn new(
+        ledger: Arc<L>,
+        master_keys: MasterKeys,
+        clock: Arc<dyn Clock>,
+        config: FiltersConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let registry = FilterRegistry::new(config.live_window, clock.monotonic());
+        Self {
+            ledger,
+            master_keys,
+            clock,
+            poll: config.revocation_poll,
+            view: RwLock::new(None),
+            filters: Mutex::new(registry),
+            metrics,
+        }
+    }
+
+    /// Answers a filter: everything it must change, or `None` if that is nothing. Naming a
+    /// version acknowledges it.
+    ///
+    /// # Errors
+    /// The state is too old to be trusted, or `vm` is no name.
+    pub fn bootstrap(&self, query: &BootstrapQuery) -> Result<Option<Bootstrap>, StateError> {
+        if !is_vm_name(&query.vm) {
+            return Err(StateError::InvalidVm);
+        }
+        let view = self.view()?;
+        let known = query
+            .known
+            .as_deref()
+            .and_then(|text| view.known_version(text));
+        self.lock_filters()
+            .polled(&query.vm, known, self.clock.monotonic());
+        if known == Some(view.snapshot.version) {
+            return Ok(None);
+        }
+        Ok(Some(view.bootstrap_since(known)))
+    }
+
+    /// The key to issue with.
+    ///
+    /// # Errors
+    /// The state is too old to be trusted, or no key is current.
+    pub fn issuing_key(&self) -> Result<IssuingKey, StateError> {
+        let view = self.view()?;
+        let current = view
+            .keys
+            .iter()
+            .find(|(_, state, _)| *state == KeyState::Current);
+        current
+            .map(|(generation, _, key)| IssuingKey {
+                generation: *generation,
+                key: key.clone(),
+            })
+            .ok_or(StateError::NoCurrentKey)
+    }
+
+    /// Age of what is known, as an error if too old.
+    ///
+    /// # Errors
+    /// [`StateError::Stale`].
+    pub fn view(&self) -> Result<Arc<View>, StateError> {
+        let view = self
+            .view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let now = self.clock.monotonic();
+        let Some((view, read_at)) = view else {
+            return Err(StateError::Stale(now));
+        };
+        let age = now.saturating_sub(read_at);
+        if age > TRUSTED_FOR.max(self.poll.saturating_mul(4)) {
+            return Err(StateError::Stale(age));
+        }
+        Ok(view)
+    }
+
+    /// Reads the ledger if its version has changed.
+    ///
+    /// # Errors
+    /// The ledger fails or a key cannot be found; the state before stays.
+    pub async fn refresh(&self) -> Result<(), StateError> {
+        let asked_at = self.clock.monotonic();
+        let version = self.ledger.version().await?;
+        let kept = self
+            .view
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let view = match kept {
+            Some((view, _)) if view.snapshot.version == version => view,
+            _ => Arc::new(self.read_view().await?),
+        };
+        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        // Two refreshes may overtake each other; time goes on only.
+        if slot
+            .as_ref()
+            .is_none_or(|(_, read_at)| *read_at <= asked_at)
+        {
+            *slot = Some((view, asked_at));
+        }
+        Ok(())
+    }
+
+    /// Follows the ledger and moves rotations on, for ever.
+    pub async fn keep(&self) {
+        let mut ticks = tokio::time::interval(self.poll);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pruned = self.clock.monotonic();
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.tick(&mut pruned).await {
+                tracing::error!(%error, "state of the ledger cannot be followed");
+            }
+        }
+    }
+
+    /// One step of [`Self::keep`].
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    pub async fn tick(&self, pruned: &mut Duration) -> Result<(), StateError> {
+        self.refresh().await?;
+        self.promote_if_acknowledged().await?;
+        let now = self.clock.monotonic();
+        if now.saturating_sub(*pruned) >= PRUNE_EVERY {
+            *pruned = now;
+            self.lock_filters().forget_silent(now);
+            if self.ledger.prune_expired(self.clock.unix_millis()).await? > 0 {
+                self.refresh().await?;
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    async fn promote_if_acknowledged(&self) -> Result<(), StateError> {
+        let view = self.view()?;
+        let next = view
+            .snapshot
+            .generations
+            .iter()
+            .find(|g| g.state == KeyState::Next);
+        let Some(next) = next else { return Ok(()) };
+        let promotion = self
+            .lock_filters()
+            .promotion(next.added, self.clock.monotonic());
+        if promotion != Promotion::Allowed {
+            tracing::debug!(generation = next.id, ?promotion, "key rotation waits");
+            return Ok(());
+        }
+        if self
+            .ledger
+            .promote(next.id, self.clock.unix_millis())
+            .await?
+        {
+            tracing::info!(generation = next.id, "key generation is current");
+        }
+        self.refresh().await
+    }
+
+    async fn read_view(&self) -> Result<View, StateError> {
+        let snapshot = self.ledger.snapshot().await?;
+        let mut keys = Vec::with_capacity(snapshot.generations.len());
+        for generation in &snapshot.generations {
+            let master = self.master_keys.of(generation);
+            let master = master.ok_or(StateError::KeyMissing(generation.id))?;
+            keys.push((generation.id, generation.state, master.derive_l402()));
+        }
+        let text = format!("{}.{}", hex_encode(&snapshot.epoch.0), snapshot.version.0);
+        tracing::info!(
+            version = snapshot.version.0,
+            generations = keys.len(),
+            revocations = snapshot.deny_list.len(),
+            "state read from the ledger"
+        );
+        Ok(View {
+            snapshot,
+            keys,
+            text,
+        })
+    }
+
+    fn show(&self) {
+        let live = self.lock_filters().live(self.clock.monotonic());
+        self.metrics.filters_live.set(to_gauge(live));
+        let Ok(view) = self.view() else { return };
+        self.metrics
+            .revocations
+            .set(to_gauge(view.snapshot.deny_list.len()));
+        for (name, state) in [
+            ("next", KeyState::Next),
+            ("current", KeyState::Current),
+            ("retired", KeyState::Retired),
+        ] {
+            let count = view.keys.iter().filter(|(_, is, _)| *is == state).count();
+            let labels = StateLabels { state: name };
+            self.metrics
+                .generations
+                .get_or_create(&labels)
+                .set(to_gauge(count));
+        }
+    }
+
+    fn lock_filters(&self) -> MutexGuard<'_, FilterRegistry> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    /// The version that a filter names, if it is one of this ledger and not of its future.
+    fn known_version(&self, text: &str) -> Option<Version> {
+        let (epoch, version) = text.split_once('.')?;
+        let version = Version(version.parse().ok()?);
+        let is_ours = epoch == hex_encode(&self.snapshot.epoch.0);
+        (is_ours && version <= self.snapshot.version).then_some(version)
+    }
+
+    fn bootstrap_since(&self, known: Option<Version>) -> Bootstrap {
+        let changes = self.snapshot.deny_list.changes_since(known);
+        let keys = self
+            .keys
+            .iter()
+            .map(|(generation, state, key)| KeyGeneration {
+                generation: *generation,
+                state: *state,
+                l402: key.expose_hex(),
+            });
+        let hex = |hashes: Vec<[u8; 32]>| hashes.iter().map(|hash| hex_encode(hash)).collect();
+        Bootstrap {
+            version: self.text.clone(),
+            keys: keys.collect(),
+            revocations: Revocations {
+                full: changes.full,
+                add: hex(changes.add),
+                remove: hex(changes.remove),
+            },
+        }
+    }
+}
+
+fn is_vm_name(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn to_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

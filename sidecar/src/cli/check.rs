@@ -1,0 +1,48 @@
+//! `boltgate check-config`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use protocol::policy::PluginConfig;
+
+use super::{ConfigArgs, print, refuse};
+
+#[derive(Args, Debug)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    sidecar: ConfigArgs,
+    /// JSON file with the filter's plugin configuration.
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+}
+
+pub(super) fn check(args: &CheckArgs) -> ExitCode {
+    let mut errors = Vec::new();
+    if args.sidecar.config.is_some() || args.plugin.is_none() {
+        let result = args.sidecar.load();
+        errors.extend(
+            result
+                .err()
+                .into_iter()
+                .flatten()
+                .map(|error| error.to_string()),
+        );
+    }
+    if let Some(path) = &args.plugin {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        match std::fs::read(path) {
+            Err(error) => errors.push(named(&error)),
+            Ok(text) => {
+                if let Err(problems) = PluginConfig::from_json(&text) {
+                    errors.extend(problems.iter().map(|problem| named(problem)));
+                }
+            }
+        }
+    }
+    if errors.is_empty() {
+        print("the configuration is good")
+    } else {
+        refuse(errors)
+    }
+}

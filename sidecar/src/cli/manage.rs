@@ -1,0 +1,198 @@
+//! `boltgate tokens` and `boltgate keys`: changes made in the ledger itself. A running sidecar
+//! sees them within a second.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use protocol::encoding::base64_decode_lenient;
+use protocol::hash::PaymentHash;
+use protocol::l402::{Identifier, TokenId};
+use protocol::macaroon::Macaroon;
+
+use super::{ConfigArgs, fail, print, with_config};
+use crate::adapters::ledger::sqlite::SqliteLedger;
+use crate::adapters::system::{SystemClock, SystemRandom};
+use crate::app::keys::MasterKeys;
+use crate::config::Config;
+use crate::domain::keys::Generation;
+use crate::domain::ledger::{NewRevocation, OfferName};
+use crate::domain::offer::Validity;
+use crate::domain::ports::{Clock as _, Ledger};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokensCommand {
+    /// Refuse a token from now on, at every filter within 5 s.
+    Revoke {
+        #[command(flatten)]
+        name: TokenName,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub(super) struct TokenName {
+    /// Token id, 64 hexadecimal digits, as in the trusted header and in access logs.
+    #[arg(long, value_name = "HEX")]
+    token_id: Option<TokenId>,
+    /// Payment hash of its invoice, 64 hexadecimal digits.
+    #[arg(long, value_name = "HEX")]
+    payment_hash: Option<PaymentHash>,
+    /// The token itself, or one derived from it.
+    #[arg(long, value_name = "BASE64")]
+    macaroon: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Begin to use a new master key. Tokens that were sold stay good.
+    Rotate {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Show the key generations and what each is kept for.
+    List {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+pub(super) async fn tokens(command: TokensCommand) -> ExitCode {
+    let TokensCommand::Revoke { name, config } = command;
+    with_config(&config, async |config| report(revoke(&name, &config).await)).await
+}
+
+pub(super) async fn keys(command: KeysCommand) -> ExitCode {
+    match command {
+        KeysCommand::Rotate { config } => {
+            with_config(&config, async |config| report(rotate(config).await)).await
+        }
+        KeysCommand::List { config } => {
+            with_config(&config, async |config| report(list(&config).await)).await
+        }
+    }
+}
+
+fn report(result: Result<String, String>) -> ExitCode {
+    match result {
+        Ok(text) => print(&text),
+        Err(error) => fail(error),
+    }
+}
+
+/// Only a ledger that is there: a wrong path must not make a new one that nobody reads.
+fn open(config: &Config) -> Result<SqliteLedger, String> {
+    if !config.ledger.exists() {
+        return Err(format!("there is no ledger at {}", config.ledger.display()));
+    }
+    SqliteLedger::open(&config.ledger).map_err(|error| error.to_string())
+}
+
+async fn revoke(name: &TokenName, config: &Config) -> Result<String, String> {
+    let ledger = open(config)?;
+    let (identifier, expires) = resolve(name, &ledger).await?;
+    let clock = SystemClock::new();
+    let revocation = NewRevocation {
+        identifier_hash: identifier.hash(),
+        expires,
+        at: clock.now(),
+    };
+    let is_new = ledger.revoke(revocation, clock.unix_millis()).await;
+    ledger.close().await;
+    match is_new.map_err(|error| error.to_string())? {
+        true => Ok(format!("token {} is revoked", identifier.token_id)),
+        false => Ok(format!("token {} was revoked before", identifier.token_id)),
+    }
+}
+
+async fn resolve(
+    name: &TokenName,
+    ledger: &SqliteLedger,
+) -> Result<(Identifier, Validity), String> {
+    let named = identifier_of(name)?;
+    let by = match (named, name.token_id, name.payment_hash) {
+        (Some(identifier), ..) => OfferName::PaymentHash(identifier.payment_hash),
+        (_, Some(id), _) => OfferName::TokenId(id),
+        (_, _, Some(hash)) => OfferName::PaymentHash(hash),
+        _ => return Err("name a token".to_owned()),
+    };
+    let offer = ledger
+        .find_offer(by)
+        .await
+        .map_err(|error| error.to_string())?;
+    match (named, offer) {
+        (None, None) => Err("no offer of this name is in the ledger".to_owned()),
+        (None, Some(offer)) => {
+            let (payment_hash, token_id) = (offer.payment_hash, offer.token_id);
+            Ok((
+                Identifier {
+                    payment_hash,
+                    token_id,
+                },
+                offer.valid_until,
+            ))
+        }
+        // Its end is believed to our own record only, never to the token.
+        (Some(identifier), offer) => {
+            let same = offer.filter(|offer| offer.token_id == identifier.token_id);
+            Ok((
+                identifier,
+                same.map_or(Validity::Forever, |offer| offer.valid_until),
+            ))
+        }
+    }
+}
+
+fn identifier_of(name: &TokenName) -> Result<Option<Identifier>, String> {
+    let Some(text) = &name.macaroon else {
+        return Ok(None);
+    };
+    let bytes = base64_decode_lenient(text.trim()).map_err(|error| error.to_string())?;
+    let macaroon = Macaroon::parse(&bytes).map_err(|error| error.to_string())?;
+    Identifier::parse(macaroon.identifier())
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+async fn rotate(config: Config) -> Result<String, String> {
+    let ledger = open(&config)?;
+    let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
+    let keys = MasterKeys::new(config.master_keys, config.master_key_file);
+    let key = keys
+        .next_key(&snapshot.generations, &SystemRandom)
+        .map_err(|error| error.to_string())?
+        .ok_or("every key of the master key file is in use; add a line with a new one")?;
+    let begun = ledger
+        .begin_rotation(key, SystemClock::new().unix_millis())
+        .await;
+    ledger.close().await;
+    let id = begun.map_err(|error| format!("{error}\n{}", described(&snapshot.generations)))?;
+    Ok(format!(
+        "generation {id} is next; it becomes current when every live filter has acknowledged it"
+    ))
+}
+
+async fn list(config: &Config) -> Result<String, String> {
+    let ledger = open(config)?;
+    let snapshot = ledger.snapshot().await;
+    ledger.close().await;
+    Ok(described(
+        &snapshot.map_err(|error| error.to_string())?.generations,
+    ))
+}
+
+fn described(generations: &[Generation]) -> String {
+    let lines = generations.iter().map(|generation| {
+        let kept = match generation.issued {
+            None => "nothing issued".to_owned(),
+            Some(Validity::Forever) => "issued tokens without end".to_owned(),
+            Some(Validity::Until(end)) => format!("issued tokens valid until {end}"),
+        };
+        format!(
+            "generation {}: {:?}, {kept}",
+            generation.id, generation.state
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,103 @@
+//! Secrets: from files, or from the environment.
+
+use std::path::{Path, PathBuf};
+
+use protocol::keys::MasterSecret;
+use zeroize::Zeroizing;
+
+use super::BearerTokens;
+use super::section::Section;
+
+const TOKEN: &str = "BOLTGATE_TOKEN";
+const TOKEN_PREVIOUS: &str = "BOLTGATE_TOKEN_PREVIOUS";
+const MASTER_KEY: &str = "BOLTGATE_MASTER_KEY";
+
+/// Two, so that the token can be changed while filters still carry the old one.
+const MOST_TOKENS: usize = 2;
+const TOKEN_LENGTHS: std::ops::RangeInclusive<usize> = 16..=512;
+
+pub(super) fn bearer_tokens(
+    root: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Option<BearerTokens> {
+    let mut tokens = Vec::new();
+    let files = root.texts("tokenFiles");
+    if files.is_empty() {
+        let variables = [TOKEN, TOKEN_PREVIOUS].into_iter().filter_map(environment);
+        tokens.extend(variables.filter(|token| !token.is_empty()));
+    }
+    for file in &files {
+        if let Some(text) = read(root, "tokenFiles", Path::new(file)) {
+            tokens.push(text.trim().to_owned());
+        }
+    }
+    if tokens.is_empty() && files.is_empty() {
+        let problem = format!("one or two files are required, or {TOKEN} in the environment");
+        root.problem("tokenFiles", problem);
+    }
+    if files.len() > MOST_TOKENS {
+        root.problem(
+            "tokenFiles",
+            format!("at most {MOST_TOKENS} tokens are valid at once"),
+        );
+    }
+    if tokens.iter().any(|token| !is_token(token)) {
+        let (least, most) = (TOKEN_LENGTHS.start(), TOKEN_LENGTHS.end());
+        let problem = format!("a token has {least} to {most} printable characters, no spaces");
+        root.problem("tokenFiles", problem);
+    }
+    (!tokens.is_empty()).then(|| BearerTokens::new(tokens))
+}
+
+fn is_token(token: &str) -> bool {
+    TOKEN_LENGTHS.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Keys, oldest first, and the name of their file.
+pub(super) fn master_keys(
+    root: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> (Vec<MasterSecret>, Option<PathBuf>) {
+    let file = root.text("masterKeyFile").map(PathBuf::from);
+    let keys = match &file {
+        Some(file) => read_master_keys(file),
+        None => match environment(MASTER_KEY).filter(|text| !text.is_empty()) {
+            Some(text) => parse_master_keys(&Zeroizing::new(text)),
+            None => Ok(Vec::new()),
+        },
+    };
+    let keys = keys.unwrap_or_else(|problem| {
+        root.problem("masterKeyFile", problem);
+        Vec::new()
+    });
+    (keys, file)
+}
+
+/// Reads a master key file: one key of 64 hexadecimal digits per line, oldest first.
+///
+/// # Errors
+/// What is wrong with it; never what is in it.
+pub fn read_master_keys(file: &Path) -> Result<Vec<MasterSecret>, String> {
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    parse_master_keys(&Zeroizing::new(text))
+}
+
+fn parse_master_keys(text: &str) -> Result<Vec<MasterSecret>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys: Result<Vec<MasterSecret>, _> = lines.map(str::parse).collect();
+    match keys {
+        Ok(keys) if !keys.is_empty() => Ok(keys),
+        _ => Err("must hold one key of 64 hexadecimal digits per line".to_owned()),
+    }
+}
+
+fn read(root: &Section, key: &str, file: &Path) -> Option<Zeroizing<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Some(Zeroizing::new(text)),
+        Err(error) => {
+            root.problem(key, format!("{}: {error}", file.display()));
+            None
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What the ledger holds and what can be asked of it.
+
+use protocol::hash::PaymentHash;
+use protocol::l402::TokenId;
+use protocol::time::UnixSeconds;
+
+use super::deny_list::{DenyList, Version};
+use super::keys::{Generation, RotationHeld};
+use super::offer::{OfferRow, Validity};
+
+/// Random name of this ledger, made with it. Versions of different ledgers cannot be compared.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Epoch(pub [u8; 16]);
+
+/// Everything that filters poll, from one consistent look at the ledger.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Which ledger.
+    pub epoch: Epoch,
+    /// Version of what follows.
+    pub version: Version,
+    /// All key generations.
+    pub generations: Vec<Generation>,
+    /// Revoked tokens.
+    pub deny_list: DenyList,
+}
+
+/// Offers that are about to be handed out, all under one key generation.
+#[derive(Clone, Debug)]
+pub struct OfferBatch {
+    /// The generation that minted them; it must be the current one.
+    pub generation: u8,
+    /// At least one.
+    pub offers: Vec<OfferRow>,
+}
+
+impl OfferBatch {
+    /// The latest end of all tokens in the batch.
+    #[must_use]
+    pub fn latest_validity(&self) -> Option<Validity> {
+        self.offers.iter().map(|offer| offer.valid_until).max()
+    }
+}
+
+/// How an operator names an offer.
+#[derive(Clone, Copy, Debug)]
+pub enum OfferName {
+    /// By the hash of its invoice.
+    PaymentHash(PaymentHash),
+    /// By its token id.
+    TokenId(TokenId),
+}
+
+/// A token to be refused from now on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NewRevocation {
+    /// `sha256(identifier)`.
+    pub identifier_hash: [u8; 32],
+    /// When the token expires by itself.
+    pub expires: Validity,
+    /// Now.
+    pub at: UnixSeconds,
+}
+
+/// Why the ledger did not do it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The store failed; the change was not made.
+    #[error("ledger: {0}")]
+    Store(String),
+    /// The store is made by a newer version of this program.
+    #[error("ledger has schema version {found}; this program knows up to {known}")]
+    TooNew {
+        /// Version of the store.
+        found: i64,
+        /// Newest version known here.
+        known: i64,
+    },
+    /// The file is something else.
+    #[error("not a ledger of boltgate: {0}")]
+    Foreign(String),
+    /// Another process of ours has it.
+    #[error("ledger is in use by another sidecar: {0}")]
+    InUse(String),
+    /// A key generation is no longer the one to issue with.
+    #[error("key generation {0} is not current any more")]
+    NotCurrent(u8),
+    /// The rotation must wait.
+    #[error(transparent)]
+    Held(#[from] RotationHeld),
+    /// The ledger is being closed.
+    #[error("ledger is closed")]
+    Closed,
+}

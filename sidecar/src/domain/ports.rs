@@ -1,0 +1,228 @@
+//! What the use cases need of the world. Adapters implement these traits.
+
+use std::future::Future;
+use std::time::Duration;
+
+use protocol::hash::PaymentHash;
+use protocol::time::UnixSeconds;
+
+use super::deny_list::Version;
+use super::invoice::{
+    Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
+};
+use super::keys::NewKey;
+use super::ledger::{LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
+use super::offer::{OfferRow, Sale};
+
+/// What time it is.
+pub trait Clock: Send + Sync + 'static {
+    /// Wall clock in milliseconds since 1970, UTC.
+    fn unix_millis(&self) -> u64;
+
+    /// Time since some fixed moment; never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// Wall clock in seconds.
+    fn now(&self) -> UnixSeconds {
+        UnixSeconds(self.unix_millis() / 1_000)
+    }
+}
+
+/// Random bytes for keys and token ids.
+pub trait Random: Send + Sync + 'static {
+    /// 32 bytes that nobody can guess.
+    ///
+    /// # Errors
+    /// The operating system has none.
+    fn secret(&self) -> Result<[u8; 32], RandomError>;
+}
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no random bytes from the operating system: {0}")]
+pub struct RandomError(pub String);
+
+/// Why the node did not do it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LightningError {
+    /// The node is not in a state to answer.
+    #[error("lightning node is {}: {detail}", .status.as_str())]
+    Unavailable {
+        /// What is the matter.
+        status: NodeStatus,
+        /// What it, or the network, said.
+        detail: String,
+    },
+    /// No answer in time; whether it was done is not known.
+    #[error("lightning node did not answer {rpc} in time")]
+    Timeout {
+        /// Which call.
+        rpc: &'static str,
+    },
+    /// The node refused.
+    #[error("lightning node refused {rpc}: {detail}")]
+    Refused {
+        /// Which call.
+        rpc: &'static str,
+        /// What it said.
+        detail: String,
+    },
+    /// The answer makes no sense.
+    #[error("lightning node answered {rpc} with nonsense: {detail}")]
+    Nonsense {
+        /// Which call.
+        rpc: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+/// Settlements as they happen.
+pub trait Settlements: Send {
+    /// The next one. Waits for it as long as it takes; an error ends the stream.
+    fn next(&mut self) -> impl Future<Output = Result<Settlement, LightningError>> + Send;
+}
+
+/// A Lightning node that makes invoices. Every call but [`Settlements::next`] ends by itself
+/// within a few seconds, whatever the node does.
+pub trait Lightning: Send + Sync + 'static {
+    /// What [`Self::settlements`] gives.
+    type Settlements: Settlements;
+
+    /// Makes an invoice.
+    fn add_invoice(
+        &self,
+        request: InvoiceRequest,
+    ) -> impl Future<Output = Result<Invoice, LightningError>> + Send;
+
+    /// Where an invoice stands.
+    fn lookup(
+        &self,
+        hash: PaymentHash,
+    ) -> impl Future<Output = Result<InvoiceState, LightningError>> + Send;
+
+    /// Makes an invoice unpayable, unless it was paid.
+    fn cancel(
+        &self,
+        hash: PaymentHash,
+    ) -> impl Future<Output = Result<Cancellation, LightningError>> + Send;
+
+    /// Which node this is.
+    fn info(&self) -> impl Future<Output = Result<NodeInfo, LightningError>> + Send;
+
+    /// How it is now.
+    fn status(&self) -> impl Future<Output = NodeStatus> + Send;
+
+    /// All settlements after number `since`, past ones first; 0 gives only new ones, since no
+    /// node has a settlement 0 and some have a long history of other business.
+    fn settlements(
+        &self,
+        since: u64,
+    ) -> impl Future<Output = Result<Self::Settlements, LightningError>> + Send;
+}
+
+/// The durable store. Each call is one atomic change: when it returns, it is on disk.
+///
+/// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
+/// several processes on one store agree.
+pub trait Ledger: Send + Sync + 'static {
+    /// The version alone; cheap.
+    fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
+
+    /// Everything that filters poll.
+    fn snapshot(&self) -> impl Future<Output = Result<Snapshot, LedgerError>> + Send;
+
+    /// Makes `key` the current generation if there is none at all; otherwise does nothing.
+    fn install_first_key(
+        &self,
+        key: NewKey,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Adds `key` as the next generation and gives its id.
+    fn begin_rotation(
+        &self,
+        key: NewKey,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<u8, LedgerError>> + Send;
+
+    /// Makes generation `id` current if it is next, and the current one retired. `false` if it
+    /// was not next.
+    fn promote(
+        &self,
+        id: u8,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
+    /// Deletes the generations and revocations that nothing needs any more; number of both.
+    fn prune_expired(
+        &self,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// Refuses a token from now on. `false` if it was refused already.
+    fn revoke(
+        &self,
+        revocation: NewRevocation,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
+    /// Writes offers before they leave; fails as a whole if their generation is not current.
+    fn record_offers(
+        &self,
+        batch: OfferBatch,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Records settlements of one node in their order and remembers the last index. Settlements
+    /// of invoices that are none of ours are skipped. Gives the sales that are new.
+    fn record_settlements(
+        &self,
+        node: NodeId,
+        settlements: Vec<Settlement>,
+    ) -> impl Future<Output = Result<Vec<Sale>, LedgerError>> + Send;
+
+    /// Last settle index of this node; 0 if none.
+    fn settle_index(&self, node: NodeId) -> impl Future<Output = Result<u64, LedgerError>> + Send;
+
+    /// Number of offers that are neither paid nor pruned.
+    fn outstanding(&self) -> impl Future<Output = Result<u64, LedgerError>> + Send;
+
+    /// Unpaid offers in the order of their hashes, after `after`, whose invoices expired before
+    /// `expired_before`; at most `limit`.
+    fn unpaid(
+        &self,
+        after: Option<PaymentHash>,
+        expired_before: UnixSeconds,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<PaymentHash>, LedgerError>> + Send;
+
+    /// Deletes these offers, except those paid.
+    fn drop_unpaid(
+        &self,
+        hashes: Vec<PaymentHash>,
+    ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// Deletes paid offers whose token expired before `before`; at most `limit`. Sales stay.
+    fn drop_expired_tokens(
+        &self,
+        before: UnixSeconds,
+        limit: u32,
+    ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// One offer.
+    fn find_offer(
+        &self,
+        name: OfferName,
+    ) -> impl Future<Output = Result<Option<OfferRow>, LedgerError>> + Send;
+
+    /// All sales that settled at or after `since`, oldest first; at most `limit`.
+    fn sales(
+        &self,
+        since: UnixSeconds,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Sale>, LedgerError>> + Send;
+
+    /// Writes what is pending and lets go of the store. Later calls fail.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}

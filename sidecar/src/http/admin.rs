@@ -1,0 +1,74 @@
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`. No secrets, no token.
+//!
+//! `/readyz` is about what filters need: keys and deny list from a ledger that can be read. A
+//! Lightning node that is down is told in the body and does not make the sidecar unready: filters
+//! would lose the keys with which they serve paid traffic. `/readyz?require=lightning` asks for
+//! the node as well.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::app::App;
+use crate::domain::invoice::NodeStatus;
+use crate::domain::ports::{Ledger, Lightning};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Query of `/readyz`.
+#[derive(Deserialize)]
+struct ReadyQuery {
+    #[serde(default)]
+    require: String,
+}
+
+/// The routes.
+#[must_use]
+pub fn router<L: Ledger, N: Lightning>(app: Arc<App<L, N>>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app)
+}
+
+async fn ready<L: Ledger, N: Lightning>(
+    State(app): State<Arc<App<L, N>>>,
+    Query(query): Query<ReadyQuery>,
+) -> Response {
+    let ledger = app
+        .state
+        .view()
+        .map(|_| ())
+        .map_err(|error| error.to_string());
+    let node = app.node.status();
+    let draining = app.is_draining();
+    let node_needed = query.require == "lightning";
+    let is_ready = ledger.is_ok() && !draining && (!node_needed || node == Some(NodeStatus::Ready));
+    let status = if is_ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({
+        "ready": is_ready,
+        "checks": {
+            "ledger": ledger.err().unwrap_or_else(|| "ready".to_owned()),
+            "lightning": node.map_or("not asked yet", NodeStatus::as_str),
+            "draining": draining,
+        },
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn metrics<L: Ledger, N: Lightning>(State(app): State<Arc<App<L, N>>>) -> Response {
+    ([(CONTENT_TYPE, OPENMETRICS)], app.metrics.encode()).into_response()
+}

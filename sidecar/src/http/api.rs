@@ -1,0 +1,152 @@
+//! The API for filters, version 1.
+//!
+//! | call | answer |
+//! |---|---|
+//! | `GET /v1/bootstrap?vm=…&known=…` | 200 keys and deny list, 304 nothing new |
+//! | `POST /v1/offers` | 200 offers, 429 limits, 503 a fault of ours |
+//!
+//! Every answer carries the marker header, every error is a problem document.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use protocol::api::{
+    BOOTSTRAP_PATH, BootstrapQuery, MARKER_HEADER, MARKER_VALUE, OFFERS_PATH, OffersRequest,
+};
+use serde::Serialize;
+
+use super::problem::ApiProblem;
+use crate::app::App;
+use crate::config::BearerTokens;
+use crate::domain::ports::{Ledger, Lightning};
+use crate::metrics::{HttpLabels, OfferLabels, OfferOutcome, Route};
+
+/// Largest request body; an offer request has a few hundred bytes.
+const MOST_BODY: usize = 64 * 1024;
+/// A request that takes longer than this is a fault of ours.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the routes need.
+pub struct ApiState<L, N> {
+    /// The use cases.
+    pub app: Arc<App<L, N>>,
+    /// Who may ask.
+    pub tokens: BearerTokens,
+}
+
+/// The routes.
+#[must_use]
+pub fn router<L: Ledger, N: Lightning>(state: ApiState<L, N>) -> Router {
+    let state = Arc::new(state);
+    Router::new()
+        .route(BOOTSTRAP_PATH, get(bootstrap))
+        .route(OFFERS_PATH, post(offers))
+        .fallback(|| async { ApiProblem::new(StatusCode::NOT_FOUND, "not found", "no such call") })
+        .method_not_allowed_fallback(|| async {
+            ApiProblem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed",
+                "other method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(from_fn_with_state(Arc::clone(&state), guard))
+        .with_state(state)
+}
+
+/// Around every route: who asks, how long, the marker, and the count.
+async fn guard<L: Ledger, N: Lightning>(
+    State(state): State<Arc<ApiState<L, N>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = match request.uri().path() {
+        BOOTSTRAP_PATH => Route::Bootstrap,
+        OFFERS_PATH => Route::Offers,
+        _ => Route::Other,
+    };
+    let mut response = if is_authorized(&state.tokens, request.headers()) {
+        let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
+        answered.unwrap_or_else(|_| ApiProblem::unavailable("took too long").into_response())
+    } else {
+        ApiProblem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "no valid bearer token",
+        )
+        .into_response()
+    };
+    let headers = response.headers_mut();
+    headers.insert(MARKER_HEADER, HeaderValue::from_static(MARKER_VALUE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let labels = HttpLabels {
+        route,
+        status: response.status().as_u16(),
+    };
+    state.app.metrics.http.get_or_create(&labels).inc();
+    response
+}
+
+fn is_authorized(tokens: &BearerTokens, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let Some((scheme, token)) = value.as_bytes().split_at_checked(7) else {
+        return false;
+    };
+    scheme.eq_ignore_ascii_case(b"bearer ") && tokens.accept(token)
+}
+
+async fn bootstrap<L: Ledger, N: Lightning>(
+    State(state): State<Arc<ApiState<L, N>>>,
+    query: Result<Query<BootstrapQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiProblem> {
+    let Query(query) = query.map_err(|error| ApiProblem::invalid(error.body_text()))?;
+    match state.app.state.bootstrap(&query)? {
+        None => Ok(StatusCode::NOT_MODIFIED.into_response()),
+        Some(bootstrap) => json(&bootstrap),
+    }
+}
+
+async fn offers<L: Ledger, N: Lightning>(
+    State(state): State<Arc<ApiState<L, N>>>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Response, ApiProblem> {
+    let body = body.map_err(|rejection| {
+        ApiProblem::new(rejection.status(), "unreadable body", rejection.body_text())
+    })?;
+    let request: OffersRequest =
+        serde_json::from_slice(&body).map_err(|error| ApiProblem::invalid(error))?;
+    if state.app.is_draining() {
+        let labels = OfferLabels {
+            outcome: OfferOutcome::Draining,
+        };
+        state.app.metrics.offers.get_or_create(&labels).inc();
+        return Err(ApiProblem::unavailable("the sidecar is going away"));
+    }
+    // A task of its own: if the filter has gone, what was taken from the pool still ends well.
+    let app = Arc::clone(&state.app);
+    let task = tokio::spawn(async move { app.issuer.offers(&request).await });
+    let offers = task
+        .await
+        .map_err(|error| ApiProblem::unavailable(error))??;
+    json(&offers)
+}
+
+fn json(value: &impl Serialize) -> Result<Response, ApiProblem> {
+    let body = serde_json::to_vec(value).map_err(|error| ApiProblem::unavailable(error))?;
+    let mut response = Response::new(Body::from(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

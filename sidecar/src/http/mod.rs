@@ -1,0 +1,7 @@
+//! The doors: API for filters, admin listener, and how connections are served.
+
+pub mod admin;
+pub mod api;
+pub mod client;
+mod problem;
+pub mod serve;

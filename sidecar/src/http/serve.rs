@@ -1,0 +1,175 @@
+//! Serving connections: HTTP/1.1 and HTTP/2 with prior knowledge, or TLS; and their end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::TlsFiles;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADERS: Duration = Duration::from_secs(10);
+/// A dead peer is found this soon.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const MOST_CONNECTIONS: usize = 4_096;
+const MOST_STREAMS: u32 = 1_024;
+/// After an error of `accept`, such as too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// One listener and what answers there.
+pub struct Door {
+    listener: TcpListener,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Door {
+    /// Binds.
+    ///
+    /// # Errors
+    /// The address is taken or not ours.
+    pub async fn open(address: SocketAddr, router: Router) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+        Ok(Self {
+            listener,
+            router,
+            tls: None,
+        })
+    }
+
+    /// From now on by TLS.
+    ///
+    /// # Errors
+    /// The files hold no certificate and key.
+    pub fn with_tls(mut self, files: &TlsFiles) -> io::Result<Self> {
+        self.tls = Some(TlsAcceptor::from(Arc::new(server_config(files)?)));
+        Ok(self)
+    }
+
+    /// Where it is; of use when port 0 was asked for.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop`, then accepts nothing more and lets what is in flight end, as long as
+    /// `patience`.
+    pub async fn serve(self, stop: CancellationToken, patience: Duration) {
+        let connections = GracefulShutdown::new();
+        let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        while let Some((stream, permit)) = self.accept(&stop, &permits).await {
+            let service = TowerToHyperService::new(self.router.clone());
+            let watcher = connections.watcher();
+            let tls = self.tls.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                let Some(io) = established(stream, tls).await else {
+                    return;
+                };
+                let builder = builder();
+                let connection = builder.serve_connection(io, service).into_owned();
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+            });
+        }
+        drop(self.listener);
+        if tokio::time::timeout(patience, connections.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some requests did not end in time");
+        }
+    }
+
+    async fn accept(
+        &self,
+        stop: &CancellationToken,
+        permits: &Arc<Semaphore>,
+    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+        let next = async {
+            let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+            loop {
+                match self.listener.accept().await {
+                    Ok((stream, _)) => return Some((stream, permit)),
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(next).await.flatten()
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn established(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+) -> Option<TokioIo<Box<dyn Stream>>> {
+    // Fails only on a connection that is gone already.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return Some(TokioIo::new(Box::new(stream)));
+    };
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(TokioIo::new(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .max_concurrent_streams(MOST_STREAMS);
+    builder
+}
+
+fn server_config(files: &TlsFiles) -> io::Result<ServerConfig> {
+    let named = |file: &std::path::Path, error: &dyn std::fmt::Display| {
+        io::Error::other(format!("{}: {error}", file.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| named(&files.certificate, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| named(&files.key, &e))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| named(&files.certificate, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

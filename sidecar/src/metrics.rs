@@ -1,0 +1,269 @@
+//! Metric names, in one place. Labels come from closed sets; no hash, token, address or service
+//! name is ever one.
+
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// A closed set of label values.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[allow(missing_docs)]
+        pub enum $name {
+            $($variant),+
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+                encoder.write_str(match self {
+                    $(Self::$variant => $text),+
+                })
+            }
+        }
+    };
+}
+
+label_values! {
+    /// What became of a wish for offers.
+    OfferOutcome {
+        Issued = "issued",
+        Invalid = "invalid",
+        LimitedClient = "limited_client",
+        LimitedOverall = "limited_overall",
+        TooManyOutstanding = "too_many_outstanding",
+        TooManyWaiting = "too_many_waiting",
+        NodeUnavailable = "node_unavailable",
+        Timeout = "timeout",
+        Ledger = "ledger",
+        Draining = "draining",
+    }
+}
+
+label_values! {
+    /// Calls of the Lightning port.
+    Rpc {
+        AddInvoice = "add_invoice",
+        Cancel = "cancel",
+        Lookup = "lookup",
+        Status = "status",
+    }
+}
+
+label_values! {
+    /// How a call ended.
+    CallResult {
+        Ok = "ok",
+        Error = "error",
+        Timeout = "timeout",
+    }
+}
+
+label_values! {
+    /// Routes of the API.
+    Route {
+        Bootstrap = "bootstrap",
+        Offers = "offers",
+        Other = "other",
+    }
+}
+
+/// Labels of a wish for offers.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct OfferLabels {
+    /// What became of it.
+    pub outcome: OfferOutcome,
+}
+
+/// Labels of a call to the node.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct RpcLabels {
+    /// Which call.
+    pub rpc: Rpc,
+    /// How it ended.
+    pub result: CallResult,
+}
+
+/// Labels of an API request.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct HttpLabels {
+    /// Which route.
+    pub route: Route,
+    /// HTTP status.
+    pub status: u16,
+}
+
+/// Labels of a state of something that is in exactly one of several.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct StateLabels {
+    /// Which state.
+    pub state: &'static str,
+}
+
+/// Labels of a sale.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct SchemeLabels {
+    /// Payment scheme.
+    pub scheme: &'static str,
+}
+
+/// All metrics of the sidecar.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Metrics {
+    registry: Registry,
+    pub offers: Family<OfferLabels, Counter>,
+    pub pool_ready: Gauge,
+    pub pool_minting: Gauge,
+    pub outstanding: Gauge,
+    pub sales: Family<SchemeLabels, Counter>,
+    pub sales_msat: Family<SchemeLabels, Counter>,
+    pub rpc_seconds: Family<RpcLabels, Histogram>,
+    pub node_state: Family<StateLabels, Gauge>,
+    pub subscription_up: Gauge,
+    pub commit_seconds: Histogram,
+    pub commit_changes: Histogram,
+    pub http: Family<HttpLabels, Counter>,
+    pub filters_live: Gauge,
+    pub generations: Family<StateLabels, Gauge>,
+    pub revocations: Gauge,
+}
+
+/// From 0.5 ms to 8 s.
+const SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 8.0,
+];
+const CHANGES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 512.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("boltgate_sidecar"),
+            offers: Family::default(),
+            pool_ready: Gauge::default(),
+            pool_minting: Gauge::default(),
+            outstanding: Gauge::default(),
+            sales: Family::default(),
+            sales_msat: Family::default(),
+            rpc_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            node_state: Family::default(),
+            subscription_up: Gauge::default(),
+            commit_seconds: seconds(),
+            commit_changes: Histogram::new(CHANGES),
+            http: Family::default(),
+            filters_live: Gauge::default(),
+            generations: Family::default(),
+            revocations: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.registry) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        out
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the sidecar", build);
+        registry.register(
+            "offers",
+            "Requests for offers by outcome",
+            self.offers.clone(),
+        );
+        registry.register(
+            "pool_ready_invoices",
+            "Invoices ready to be handed out",
+            self.pool_ready.clone(),
+        );
+        registry.register(
+            "pool_minting_invoices",
+            "Invoices being made by the node",
+            self.pool_minting.clone(),
+        );
+        registry.register(
+            "outstanding_offers",
+            "Offers handed out and neither paid nor pruned",
+            self.outstanding.clone(),
+        );
+        registry.register("sales", "Settled payments recorded", self.sales.clone());
+        registry.register(
+            "sales_msat",
+            "Sum of settled payments recorded, in millisatoshi",
+            self.sales_msat.clone(),
+        );
+        registry.register_with_unit(
+            "lightning_call",
+            "Calls to the Lightning node",
+            Unit::Seconds,
+            self.rpc_seconds.clone(),
+        );
+        registry.register(
+            "lightning_state",
+            "1 for the state that the Lightning node is in",
+            self.node_state.clone(),
+        );
+        registry.register(
+            "lightning_subscription_up",
+            "1 while settlements are being listened to",
+            self.subscription_up.clone(),
+        );
+        registry.register_with_unit(
+            "ledger_commit",
+            "Transactions of the ledger, from begin to durable",
+            Unit::Seconds,
+            self.commit_seconds.clone(),
+        );
+        registry.register(
+            "ledger_commit_changes",
+            "Changes in one transaction of the ledger",
+            self.commit_changes.clone(),
+        );
+        registry.register(
+            "http_requests",
+            "API requests by route and status",
+            self.http.clone(),
+        );
+        registry.register(
+            "filters_live",
+            "Filter VMs that polled within the live window",
+            self.filters_live.clone(),
+        );
+        registry.register(
+            "key_generations",
+            "Key generations by state",
+            self.generations.clone(),
+        );
+        registry.register(
+            "revocations",
+            "Tokens on the deny list",
+            self.revocations.clone(),
+        );
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

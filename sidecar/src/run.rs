@@ -1,0 +1,249 @@
+//! From a configuration to a running sidecar, and to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapters::ledger::sqlite::{ServingLock, SqliteLedger};
+use crate::adapters::lightning::dev::{self, DevNode};
+use crate::adapters::lightning::lnd::{LndNode, LndSettings};
+use crate::adapters::system::{SystemClock, SystemRandom};
+use crate::app::keys::MasterKeys;
+use crate::app::state::StateError;
+use crate::app::{App, Parts};
+use crate::config::{Config, LightningConfig};
+use crate::domain::ledger::LedgerError;
+use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random};
+use crate::http::serve::Door;
+use crate::http::{admin, api};
+use crate::metrics::Metrics;
+
+/// For so long a sidecar that is going away still answers everything, so that who balances load
+/// has seen that it is not ready any more.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(2);
+/// For cancelling what is left in the pools.
+const CANCELLING: Duration = Duration::from_secs(3);
+
+/// Why there is no sidecar.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Keys cannot be had.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The node cannot even be tried.
+    #[error(transparent)]
+    Lightning(#[from] LightningError),
+    /// A listener cannot be opened.
+    #[error("listener: {0}")]
+    Listen(#[from] io::Error),
+}
+
+/// A sidecar that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where filters ask.
+    pub api: SocketAddr,
+    /// Where probes ask.
+    pub admin: SocketAddr,
+    /// The dev network's door, if there is one.
+    pub dev: Option<SocketAddr>,
+    end: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Returns when the sidecar has ended.
+    pub async fn ended(self) {
+        if let Err(error) = self.end.await {
+            tracing::error!(%error, "the sidecar did not end in order");
+        }
+    }
+}
+
+/// Serves until `shutdown`, then drains; returns when all is written.
+///
+/// # Errors
+/// It could not start.
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
+    start(config, shutdown).await?.ended().await;
+    Ok(())
+}
+
+/// As [`run`], and returns as soon as it serves.
+///
+/// # Errors
+/// It could not start.
+pub async fn start(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Running, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    match config.lightning.clone() {
+        LightningConfig::Dev {
+            listen,
+            invoice_delay,
+        } => {
+            tracing::warn!(
+                "DEV NETWORK: invoices are paid by asking for it. NO MONEY MOVES. Never sell \
+                 anything with it"
+            );
+            let store = beside(&config.ledger, "-dev.db");
+            let node = DevNode::open(
+                &store,
+                invoice_delay,
+                Arc::clone(&clock),
+                Arc::clone(&random),
+            )?;
+            let door = Door::open(listen, dev::http::router(node.clone())).await?;
+            start_with(config, node, Some(door), clock, random, shutdown).await
+        }
+        LightningConfig::Lnd {
+            endpoint,
+            tls_certificate_file,
+            macaroon_file,
+            route_hints,
+            timeout,
+        } => {
+            let settings = LndSettings {
+                endpoint,
+                tls_certificate_file,
+                macaroon_file,
+                route_hints,
+                deadline: timeout,
+            };
+            let node = LndNode::new(settings, Arc::clone(&clock))?;
+            start_with(config, node, None, clock, random, shutdown).await
+        }
+    }
+}
+
+async fn start_with<N: Lightning>(
+    config: Config,
+    node: N,
+    dev: Option<Door>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Running, StartError> {
+    let lock = SqliteLedger::lock_for_serving(&config.ledger)?;
+    let metrics = Arc::new(Metrics::new());
+    let ledger = Arc::new(open_ledger(&config.ledger, &metrics)?);
+    let parts = Parts {
+        ledger,
+        lightning: node,
+        master_keys: MasterKeys::new(config.master_keys.clone(), config.master_key_file.clone()),
+        clock,
+        random,
+        metrics,
+    };
+    let app = App::start(parts, config.offers, config.filters).await?;
+    let doors = Doors::open(&config, &app, dev).await?;
+    let (api, admin, dev) = doors.addresses()?;
+    tracing::info!(%api, %admin, version = env!("CARGO_PKG_VERSION"), "serving");
+    let end = tokio::spawn(serve(app, doors, config.drain, shutdown, lock));
+    Ok(Running {
+        api,
+        admin,
+        dev,
+        end,
+    })
+}
+
+fn open_ledger(path: &Path, metrics: &Arc<Metrics>) -> Result<SqliteLedger, LedgerError> {
+    let metrics = Arc::clone(metrics);
+    SqliteLedger::open_observed(
+        path,
+        Box::new(move |commit| {
+            metrics.commit_seconds.observe(commit.took.as_secs_f64());
+            metrics.commit_changes.observe(commit.changes as f64);
+        }),
+    )
+}
+
+struct Doors {
+    api: Door,
+    admin: Door,
+    dev: Option<Door>,
+}
+
+impl Doors {
+    async fn open<N: Lightning>(
+        config: &Config,
+        app: &Arc<App<SqliteLedger, N>>,
+        dev: Option<Door>,
+    ) -> io::Result<Self> {
+        let state = api::ApiState {
+            app: Arc::clone(app),
+            tokens: config.tokens.clone(),
+        };
+        let mut api = Door::open(config.listen, api::router(state)).await?;
+        if let Some(files) = &config.tls {
+            api = api.with_tls(files)?;
+        }
+        let admin = Door::open(config.admin, admin::router(Arc::clone(app))).await?;
+        Ok(Self { api, admin, dev })
+    }
+
+    fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr, Option<SocketAddr>)> {
+        let dev = self.dev.as_ref().map(Door::address).transpose()?;
+        Ok((self.api.address()?, self.admin.address()?, dev))
+    }
+}
+
+/// Serves, and goes away in order: not ready, still answering, no new connections, what is in
+/// flight, background work, leftovers at the node, ledger.
+async fn serve<N: Lightning>(
+    app: Arc<App<SqliteLedger, N>>,
+    doors: Doors,
+    drain: Duration,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    lock: ServingLock,
+) {
+    let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+    app.spawn_background(&tasks, &background);
+    let (no_api, no_admin) = (CancellationToken::new(), CancellationToken::new());
+    let api = tokio::spawn(doors.api.serve(no_api.clone(), drain));
+    let admin = tokio::spawn(
+        doors
+            .admin
+            .serve(no_admin.clone(), Duration::from_millis(200)),
+    );
+    let dev = doors
+        .dev
+        .map(|door| tokio::spawn(door.serve(no_api.clone(), drain)));
+
+    shutdown.await;
+    tracing::info!("draining");
+    app.begin_drain();
+    tokio::time::sleep(LONGEST_FAREWELL.min(drain / 5)).await;
+    no_api.cancel();
+    for door in [Some(api), dev].into_iter().flatten() {
+        let _ = door.await;
+    }
+    background.cancel();
+    tasks.close();
+    tasks.wait().await;
+    app.issuer.pools().close(CANCELLING.min(drain)).await;
+    app.ledger.close().await;
+    no_admin.cancel();
+    let _ = admin.await;
+    drop(lock);
+    tracing::info!("ended");
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
