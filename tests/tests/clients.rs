@@ -30,14 +30,24 @@ fn dev_pay(gate: &Gate) -> String {
 
 /// Payments that the embedded network has settled.
 async fn dev_payments(gate: &Gate) -> anyhow::Result<u64> {
-    let stats = Http::new(gate.sidecar.dev_address()).get("/stats").send().await?.json();
-    stats.get("payments").and_then(Value::as_u64).with_context(|| format!("{stats}"))
+    let stats = Http::new(gate.sidecar.dev_address())
+        .get("/stats")
+        .send()
+        .await?
+        .json();
+    stats
+        .get("payments")
+        .and_then(Value::as_u64)
+        .with_context(|| format!("{stats}"))
 }
 
 /// Payments that a node has made.
 async fn node_payments(node: &LndNode) -> anyhow::Result<usize> {
     let answer = node.lncli().run(&["listpayments"]).await?;
-    let all = answer.get("payments").and_then(Value::as_array).context("no payments")?;
+    let all = answer
+        .get("payments")
+        .and_then(Value::as_array)
+        .context("no payments")?;
     let made = |payment: &&Value| payment.get("status") == Some(&json!("SUCCEEDED"));
     Ok(all.iter().filter(made).count())
 }
@@ -50,16 +60,38 @@ async fn buy_and_reuse(kind: Kind, gate: &Gate, pay_url: &str) -> anyhow::Result
         let said = client.get(&url(gate, FORECAST)).await?;
         ensure!(said.status == 200, "{kind:?} {request}: {said:?}");
         ensure!(said.payments == 1, "{kind:?} {request}: {said:?}");
-        ensure!(said.body.contains("Reykjavik"), "{kind:?} {request}: {said:?}");
+        ensure!(
+            said.body.contains("Reykjavik"),
+            "{kind:?} {request}: {said:?}"
+        );
     }
     let served = gate.upstream.requests();
-    ensure!(served.len() == 2, "{kind:?}: {} requests at the upstream", served.len());
-    let token_ids: Vec<&str> = served.iter().map(|one| one.header("x-boltgate-token-id")).collect();
-    ensure!(token_ids.first() == token_ids.last(), "{kind:?}: two tokens: {token_ids:?}");
-    ensure!(token_ids.iter().all(|id| id.len() == 64), "{kind:?}: {token_ids:?}");
+    ensure!(
+        served.len() == 2,
+        "{kind:?}: {} requests at the upstream",
+        served.len()
+    );
+    let token_ids: Vec<&str> = served
+        .iter()
+        .map(|one| one.header("x-boltgate-token-id"))
+        .collect();
+    ensure!(
+        token_ids.first() == token_ids.last(),
+        "{kind:?}: two tokens: {token_ids:?}"
+    );
+    ensure!(
+        token_ids.iter().all(|id| id.len() == 64),
+        "{kind:?}: {token_ids:?}"
+    );
     for one in &served {
-        ensure!(one.header("x-boltgate-service") == "weather", "{kind:?}: {one:?}");
-        ensure!(one.header("authorization").is_empty(), "{kind:?}: the upstream saw the token");
+        ensure!(
+            one.header("x-boltgate-service") == "weather",
+            "{kind:?}: {one:?}"
+        );
+        ensure!(
+            one.header("authorization").is_empty(),
+            "{kind:?}: the upstream saw the token"
+        );
     }
     Ok(client)
 }
@@ -116,8 +148,14 @@ async fn a_client_whose_token_is_revoked_buys_exactly_one_more() -> anyhow::Resu
     for kind in Kind::ALL {
         let before = dev_payments(&gate).await?;
         let mut client = buy_and_reuse(kind, &gate, &dev_pay(&gate)).await?;
-        let token_id = gate.upstream.last()?.header("x-boltgate-token-id").to_owned();
-        gate.sidecar.command(&["tokens", "revoke", "--token-id", &token_id]).await?;
+        let token_id = gate
+            .upstream
+            .last()?
+            .header("x-boltgate-token-id")
+            .to_owned();
+        gate.sidecar
+            .command(&["tokens", "revoke", "--token-id", &token_id])
+            .await?;
 
         let client = tokio::sync::Mutex::new(&mut client);
         let target = url(&gate, FORECAST);
@@ -132,7 +170,11 @@ async fn a_client_whose_token_is_revoked_buys_exactly_one_more() -> anyhow::Resu
             let said = client.lock().await.get(&target).await?;
             assert_eq!((said.status, said.payments), (200, 2), "{kind:?}");
         }
-        assert_ne!(gate.upstream.last()?.header("x-boltgate-token-id"), token_id, "{kind:?}");
+        assert_ne!(
+            gate.upstream.last()?.header("x-boltgate-token-id"),
+            token_id,
+            "{kind:?}"
+        );
         assert_eq!(dev_payments(&gate).await? - before, 2, "{kind:?}");
     }
     Ok(())
@@ -153,7 +195,10 @@ async fn no_client_pays_for_what_is_free() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn no_client_pays_while_the_sidecar_is_absent() -> anyhow::Result<()> {
-    let gate = Gate::dev("clients-no-sidecar").without_sidecar().start().await?;
+    let gate = Gate::dev("clients-no-sidecar")
+        .without_sidecar()
+        .start()
+        .await?;
     for kind in Kind::ALL {
         let mut client = Client::start(kind, &dev_pay(&gate))?;
         let said = client.get(&url(&gate, FORECAST)).await?;
@@ -182,24 +227,32 @@ async fn a_fault_of_ours_costs_no_client_a_second_payment() -> anyhow::Result<()
     gate.sidecar.kill();
     for (kind, client) in &mut clients {
         let client = tokio::sync::Mutex::new(client);
-        eventually("the deny list is too old", Duration::from_secs(20), || async {
-            let said = client.lock().await.get(&target).await?;
-            assert_eq!(said.payments, 1, "{kind:?}: {said:?}");
-            ensure!(said.status == 503, "{kind:?}: {said:?}");
-            Ok(())
-        })
+        eventually(
+            "the deny list is too old",
+            Duration::from_secs(20),
+            || async {
+                let said = client.lock().await.get(&target).await?;
+                assert_eq!(said.payments, 1, "{kind:?}: {said:?}");
+                ensure!(said.status == 503, "{kind:?}: {said:?}");
+                Ok(())
+            },
+        )
         .await?;
     }
 
     gate.sidecar.start().await?;
     for (kind, client) in &mut clients {
         let client = tokio::sync::Mutex::new(client);
-        eventually("the token is good again", Duration::from_secs(20), || async {
-            let said = client.lock().await.get(&target).await?;
-            assert_eq!(said.payments, 1, "{kind:?}: {said:?}");
-            ensure!(said.status == 200, "{kind:?}: {said:?}");
-            Ok(())
-        })
+        eventually(
+            "the token is good again",
+            Duration::from_secs(20),
+            || async {
+                let said = client.lock().await.get(&target).await?;
+                assert_eq!(said.payments, 1, "{kind:?}: {said:?}");
+                ensure!(said.status == 200, "{kind:?}: {said:?}");
+                Ok(())
+            },
+        )
         .await?;
     }
     Ok(())

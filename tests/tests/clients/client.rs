@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Which client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// npm `@getalby/lightning-tools`, `fetch402`.
     Alby,
     /// npm `@getalby/lightning-tools`, `fetchWithL402`.
@@ -30,8 +30,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Alby, Self::AlbyL402, Self::Axios, Self::L402Requests, Self::L402Kit];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Alby,
+        Self::AlbyL402,
+        Self::Axios,
+        Self::L402Requests,
+        Self::L402Kit,
+    ];
 
     fn command(self, pay_url: &str) -> anyhow::Result<Command> {
         let (file, more) = match self {
@@ -52,16 +57,21 @@ impl Kind {
             node.env("NODE_PATH", installed.with_file_name("node_modules"));
             node
         };
-        command.arg(paths::root().join("tests/clients").join(file)).arg(pay_url).args(more);
+        command
+            .arg(paths::root().join("tests/clients").join(file))
+            .arg(pay_url)
+            .args(more);
         // The gate is on loopback, whatever proxy the machine uses for the world.
-        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+        command
+            .env("NO_PROXY", "127.0.0.1")
+            .env("no_proxy", "127.0.0.1");
         Ok(command)
     }
 }
 
 /// A running client.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     kind: Kind,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
@@ -71,18 +81,18 @@ pub struct Client {
 
 /// What it made of one request.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub(crate) struct Said {
     /// Status of the last answer it got.
-    pub status: u64,
+    pub(crate) status: u64,
     /// Body of that answer.
-    pub body: String,
+    pub(crate) body: String,
     /// All payments it has made so far.
-    pub payments: u64,
+    pub(crate) payments: u64,
 }
 
 impl Client {
     /// Starts one whose wallet pays at `pay_url`.
-    pub fn start(kind: Kind, pay_url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(kind: Kind, pay_url: &str) -> anyhow::Result<Self> {
         let mut program = kind
             .command(pay_url)?
             .stdin(Stdio::piped())
@@ -93,11 +103,16 @@ impl Client {
             .with_context(|| format!("cannot start {kind:?}"))?;
         let input = program.stdin.take().context("no standard input")?;
         let output = program.stdout.take().context("no standard output")?;
-        Ok(Self { kind, input, output: BufReader::new(output).lines(), _program: program })
+        Ok(Self {
+            kind,
+            input,
+            output: BufReader::new(output).lines(),
+            _program: program,
+        })
     }
 
     /// Lets it get `url` as its users do.
-    pub async fn get(&mut self, url: &str) -> anyhow::Result<Said> {
+    pub(crate) async fn get(&mut self, url: &str) -> anyhow::Result<Said> {
         self.input.write_all(format!("{url}\n").as_bytes()).await?;
         let line = tokio::time::timeout(TIMEOUT, self.output.next_line())
             .await
@@ -106,7 +121,11 @@ impl Client {
         let said: Value =
             serde_json::from_str(&line).with_context(|| format!("{:?}: {line}", self.kind))?;
         let number = |key| said.get(key).and_then(Value::as_u64);
-        let body = said.get("body").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let body = said
+            .get("body")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let (status, payments) = (number("status"), number("payments"));
         ensure!(status.is_some(), "{:?}: {line}", self.kind);
         Ok(Said {

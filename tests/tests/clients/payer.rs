@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 
 /// A running payer; stopped when dropped.
 #[derive(Debug)]
-pub struct Payer {
+pub(crate) struct Payer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Payer {
     /// Offers `wallet` on a free port.
-    pub async fn start(wallet: Wallet) -> anyhow::Result<Self> {
+    pub(crate) async fn start(wallet: Wallet) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let service = Router::new().route("/pay", post(pay)).with_state(wallet);
@@ -33,7 +33,7 @@ impl Payer {
     }
 
     /// Where invoices are posted.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/pay", self.address)
     }
 }
@@ -45,7 +45,10 @@ impl Drop for Payer {
 }
 
 async fn pay(State(wallet): State<Wallet>, Json(body): Json<Value>) -> Response {
-    let invoice = body.get("invoice").and_then(Value::as_str).unwrap_or_default();
+    let invoice = body
+        .get("invoice")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     match wallet.pay(invoice).await {
         Ok(preimage) => Json(json!({ "preimage": preimage })).into_response(),
         Err(error) => (StatusCode::BAD_GATEWAY, format!("{error:#}")).into_response(),
