@@ -28,26 +28,34 @@ wait_for() { # what, command…
   exit 1
 }
 
+# RPC_ACTIVE comes earlier, is enough for an address, and all there is before the first blocks.
+active() { "$1" state | grep -q SERVER_ACTIVE; }
+has_opened() { wait_for "the seller's node is active" active seller && seller listchannels | grep -q '"chan_id"'; }
 has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
 synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
 has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
 connected() { seller listpeers | grep -q "$buyer_key" || seller connect "$buyer_key@$BUYER_PEER"; }
 
-if ! { [ -s "$CHAIN/mining-address" ] && seller listchannels | grep -q '"chan_id"'; }; then
+if ! { [ -s "$CHAIN/mining-address" ] && has_opened; }; then
   address=$(seller newaddress p2wkh | field address)
   echo "$address" >"$CHAIN/mining-address.new"
   mv "$CHAIN/mining-address.new" "$CHAIN/mining-address"
   # btcd's regtest has segwit only after three periods of 144 blocks.
   wait_for "btcd mines" bitcoin generate 450
+  wait_for "the seller's node is active" active seller
+  wait_for "the buyer's node is active" active buyer
   wait_for "the seller follows the chain" synced seller
   wait_for "the buyer follows the chain" synced buyer
   wait_for "the seller has coins" has_coins
   buyer_key=$(buyer getinfo | field identity_pubkey)
   wait_for "the nodes are connected" connected
   wait_for "the channel is opened" seller openchannel \
-    --local_amt 100000000 --push_amt 70000000 --node_key "$buyer_key"
+    --local_amt 16000000 --push_amt 12000000 --node_key "$buyer_key"
   bitcoin generate 6 >/dev/null
 fi
+# After a restart they come up again first.
+wait_for "the seller's node is active" active seller
+wait_for "the buyer's node is active" active buyer
 wait_for "the seller's channel is active" has_channel seller
 wait_for "the buyer's channel is active" has_channel buyer
 
