@@ -56,7 +56,7 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Authorization {
         tokens: MAX_TOKENS_PER_REQUEST,
     };
     for value in values {
-        for part in Groups::new(value) {
+        for part in Parts(value) {
             let Some(ours) = after_our_scheme(part) else {
                 foreign.keep(part);
                 continue;
@@ -102,10 +102,12 @@ fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed>
 }
 
 /// What follows the scheme if it is one of ours; empty if nothing does.
-fn after_our_scheme(part: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = part.split_at_checked(4)?;
+fn after_our_scheme(text: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = text.split_at_checked(4)?;
     let is_ours = SCHEMES.iter().any(|ours| scheme.eq_ignore_ascii_case(ours));
-    let ends_there = rest.first().is_none_or(|byte| is_blank(*byte));
+    let ends_there = rest
+        .first()
+        .is_none_or(|byte| is_blank(*byte) || *byte == b',');
     (is_ours && ends_there).then(|| rest.trim_ascii())
 }
 
@@ -134,90 +136,48 @@ impl<'a> Foreign<'a> {
     }
 }
 
-/// Splits a header value where a new scheme begins. RFC 9110 has no list of credentials, so this
-/// is a matter of looks: after a comma, `scheme 1*SP something` begins anew, while `name=value`,
-/// `name = value` and everything else belongs to what came before.
-struct Groups<'a> {
-    rest: &'a [u8],
-    /// There is no closing quote in what is left.
-    quotes_are_plain: bool,
-}
+/// Splits a header value into credentials of ours and everything between them.
+///
+/// RFC 9110 has no list of credentials, so this is a matter of looks. After any comma the name of
+/// one of our schemes begins a credential of ours, also within a quoted string: a stray quotation
+/// mark must not carry a credential past us. It ends at the next comma after which `scheme 1*SP
+/// something` stands, while `name=value`, `name = value` and anything else belongs to it.
+struct Parts<'a>(&'a [u8]);
 
-impl<'a> Groups<'a> {
-    const fn new(value: &'a [u8]) -> Self {
-        Self {
-            rest: value.trim_ascii(),
-            quotes_are_plain: false,
-        }
-    }
-
-    /// Position of the next comma at or after `from` that is in no quoted string.
-    fn comma(&mut self, from: usize) -> Option<usize> {
-        let mut at = from;
-        loop {
-            let tail = self.rest.get(at..)?;
-            at += tail.iter().position(|byte| matches!(byte, b',' | b'"'))?;
-            if self.rest.get(at) == Some(&b',') {
-                return Some(at);
-            }
-            at = self.after_quote(at);
-        }
-    }
-
-    /// Where to go on after the quotation mark at `open`: behind the quoted string if it is the
-    /// value of a parameter and has an end. Any other mark is an ordinary byte, so that a stray
-    /// one hides nothing that follows.
-    fn after_quote(&mut self, open: usize) -> usize {
-        let before = self.rest.get(..open).unwrap_or_default().trim_ascii_end();
-        if self.quotes_are_plain || !before.ends_with(b"=") {
-            return open + 1;
-        }
-        let mut at = open + 1;
-        while let Some(byte) = self.rest.get(at) {
-            match byte {
-                b'"' => return at + 1,
-                b'\\' => at += 2,
-                _ => at += 1,
-            }
-        }
-        self.quotes_are_plain = true;
-        open + 1
-    }
-}
-
-impl<'a> Iterator for Groups<'a> {
+impl<'a> Iterator for Parts<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
+        let text = self.0.trim_ascii();
+        if text.is_empty() {
             return None;
         }
-        let mut from = 0;
-        while let Some(comma) = self.comma(from) {
-            let (group, rest) = self.rest.split_at_checked(comma)?;
-            let rest = rest.get(1..)?.trim_ascii_start();
-            if begins_a_scheme(rest) {
-                self.rest = rest;
-                return Some(group.trim_ascii());
+        let is_end = if after_our_scheme(text).is_some() {
+            begins_a_scheme
+        } else {
+            |rest: &[u8]| after_our_scheme(rest).is_some()
+        };
+        let mut rest = text;
+        while let Some(comma) = rest.iter().position(|byte| *byte == b',') {
+            rest = rest.get(comma + 1..)?.trim_ascii_start();
+            if is_end(rest) {
+                self.0 = rest;
+                let part = text.get(..text.len() - rest.len())?.trim_ascii_end();
+                return Some(part.strip_suffix(b",").unwrap_or(part).trim_ascii_end());
             }
-            from = comma + 1;
         }
-        Some(std::mem::take(&mut self.rest))
+        self.0 = &[];
+        Some(text)
     }
 }
 
 fn begins_a_scheme(text: &[u8]) -> bool {
     let length = text.iter().take_while(|byte| is_token(**byte)).count();
-    let (scheme, rest) = text.split_at(length);
-    let is_ours = SCHEMES.iter().any(|ours| scheme.eq_ignore_ascii_case(ours));
-    let Some(next) = rest.first() else {
-        return is_ours;
-    };
-    if is_ours && (is_blank(*next) || *next == b',') {
-        return true;
-    }
+    let (_, rest) = text.split_at(length);
+    let has_blank = rest.first().is_some_and(|byte| is_blank(*byte));
     let value = rest.trim_ascii_start().first();
-    length > 0 && is_blank(*next) && value.is_some_and(|byte| !matches!(byte, b'=' | b','))
+    let has_value = value.is_some_and(|byte| !matches!(byte, b'=' | b','));
+    length > 0 && has_blank && has_value || after_our_scheme(text).is_some()
 }
 
 const fn is_blank(byte: u8) -> bool {
