@@ -29,6 +29,7 @@
 //! | [`wallet`] | pays invoices: the dev network or an LND node |
 //! | [`l402`], [`macaroon`] | a buyer's side of L402, written from the specification alone |
 //! | [`http_client`], [`raw`] | HTTP with nothing added; raw bytes on a socket |
+//! | [`unpaid`], [`impostor`] | requests that nobody paid for; what may stand in the sidecar's place |
 //! | [`process`], [`eventually`](mod@eventually), [`paths`], [`ports`] | the ground under it |
 
 pub mod args;
@@ -36,14 +37,17 @@ pub mod envoy;
 pub mod eventually;
 pub mod gate;
 pub mod http_client;
+pub mod impostor;
 pub mod l402;
 pub mod macaroon;
 pub mod paths;
 pub mod ports;
+pub mod probes;
 pub mod process;
 pub mod raw;
 pub mod regtest;
 pub mod sidecar;
+pub mod unpaid;
 pub mod upstream;
 pub mod wallet;
 

@@ -16,6 +16,9 @@ use crate::{paths, ports};
 
 const RPC_USER: &str = "boltgate";
 const RPC_PASSWORD: &str = "regtest";
+/// Makes a wallet by itself, with [`DEFAULT_PASSWORD`], and unlocks it by itself.
+const NO_SEED: &str = "--noseedbackup";
+const DEFAULT_PASSWORD: &str = "hello";
 /// What the sidecar's macaroon may do, and no more.
 const SIDECAR_PERMISSIONS: [&str; 5] = [
     "uri:/lnrpc.Lightning/AddInvoice",
@@ -251,7 +254,7 @@ impl LndNode {
         std::fs::create_dir_all(&folder)?;
         let (rpc, rest, peers) = (ports::free()?, ports::free()?, ports::free()?);
         let args = vec![
-            "--noseedbackup".to_owned(),
+            NO_SEED.to_owned(),
             "--bitcoin.regtest".to_owned(),
             "--bitcoin.node=btcd".to_owned(),
             format!("--btcd.rpchost=127.0.0.1:{}", btcd.rpc),
@@ -297,22 +300,51 @@ impl LndNode {
     }
 
     fn spawn(&self, until: &[&str]) -> anyhow::Result<()> {
+        self.spawn_with(until, |_| true)
+    }
+
+    fn spawn_with(&self, until: &[&str], keep: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         let CommandLine(program, args) = &self.command;
         let mut command = Command::new(program);
-        command.args(args);
-        let mut process = Process::spawn("lnd", &self.folder.join("lnd.log"), &command)?;
-        eventually_blocking("lnd serves", Duration::from_secs(60), || {
-            process.check_running()?;
+        command.args(args.iter().filter(|arg| keep(arg)));
+        let process = Process::spawn("lnd", &self.folder.join("lnd.log"), &command)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+        self.wait_state(until)
+    }
+
+    fn wait_state(&self, states: &[&str]) -> anyhow::Result<()> {
+        eventually_blocking("lnd is as it should be", Duration::from_secs(60), || {
+            if let Some(process) = &mut *self.process.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                process.check_running()?;
+            }
             let state = self.lncli().run_blocking(&["state"])?;
             let state = state
                 .get("state")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
-            ensure!(until.contains(&state), "lnd's state is {state}");
+            ensure!(states.contains(&state), "lnd's state is {state}");
             Ok(())
-        })?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
-        Ok(())
+        })
+    }
+
+    /// Starts it again with its wallet locked, as a node stands there after a reboot until its
+    /// operator comes.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart_locked(&self) -> anyhow::Result<()> {
+        self.kill();
+        self.spawn_with(&["LOCKED"], |arg| arg != NO_SEED)
+    }
+
+    /// Unlocks its wallet after [`Self::restart_locked`] and waits until it serves.
+    ///
+    /// # Errors
+    /// When it stays locked.
+    pub fn unlock(&self) -> anyhow::Result<()> {
+        self.lncli().unlock_blocking(DEFAULT_PASSWORD)?;
+        self.wait_state(&["SERVER_ACTIVE"])
     }
 
     /// Ends it at once, as a crash would.
