@@ -43,7 +43,6 @@ label_values! {
         NodeUnavailable = "node_unavailable",
         Timeout = "timeout",
         Ledger = "ledger",
-        Draining = "draining",
     }
 }
 

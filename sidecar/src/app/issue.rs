@@ -147,9 +147,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// # Errors
     /// The ledger fails.
     pub async fn recount(&self) -> Result<(), LedgerError> {
-        let count = self.ledger.outstanding().await?;
-        self.pools.set_handed_out(count);
-        Ok(())
+        self.pools.recount(&*self.ledger).await
     }
 
     /// Forgets what limits need not remember.
@@ -197,17 +195,14 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
             service: template.service.clone(),
             amount: template.price_msat,
         };
-        let invoices = self.pools.take(&key, count, PATIENCE).await?;
-        match self.hand_out(template, &invoices).await {
-            Ok(offers) => {
-                self.pools.add_handed_out(offers.len());
-                Ok(Offers { offers })
-            }
-            Err(error) => {
-                self.pools.give_back(&key, invoices);
-                Err(error)
-            }
+        let taken = self.pools.take(&key, count, PATIENCE).await?;
+        let result = self.hand_out(template, taken.invoices()).await;
+        match &result {
+            Ok(_) => taken.written(),
+            Err(IssueError::Ledger(LedgerError::Store(_))) => taken.discard(),
+            Err(_) => taken.give_back(),
         }
+        result.map(|offers| Offers { offers })
     }
 
     async fn hand_out(

@@ -6,8 +6,10 @@
 //! empty waits, for a bounded time and in a bounded queue, and gets the next invoice made.
 
 mod demand;
+mod single;
+mod taken;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,12 +18,14 @@ use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use tokio::sync::{Semaphore, oneshot};
 
-use self::demand::Demand;
+use self::single::Pool;
+pub use self::taken::Taken;
 use super::node::Node;
 use crate::config::OffersConfig;
 use crate::domain::invoice::{Invoice, InvoiceRequest, NodeStatus};
+use crate::domain::ledger::LedgerError;
 use crate::domain::offer::ShowWindow;
-use crate::domain::ports::{Clock, Lightning, LightningError};
+use crate::domain::ports::{Clock, Ledger, Lightning, LightningError};
 use crate::metrics::Metrics;
 
 /// Invoices being made at a time, over all pools.
@@ -63,16 +67,6 @@ pub enum PoolError {
     Timeout,
 }
 
-type Waiter = oneshot::Sender<Result<Invoice, PoolError>>;
-
-struct Pool {
-    ready: VecDeque<Invoice>,
-    waiting: VecDeque<Waiter>,
-    minting: usize,
-    demand: Demand,
-    paused_until: Duration,
-}
-
 /// All pools.
 pub struct Pools<N> {
     node: Arc<Node<N>>,
@@ -83,6 +77,10 @@ pub struct Pools<N> {
     permits: Arc<Semaphore>,
     /// Offers handed out and neither paid nor pruned, as the ledger knows them.
     handed_out: AtomicU64,
+    /// Offers ever written to the ledger by this process.
+    written: AtomicU64,
+    /// Invoices taken and not yet written.
+    in_hand: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -103,6 +101,8 @@ impl<N: Lightning> Pools<N> {
             pools: Mutex::default(),
             permits: Arc::new(Semaphore::new(MINTING_OVERALL)),
             handed_out: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            in_hand: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         }
     }
@@ -113,18 +113,21 @@ impl<N: Lightning> Pools<N> {
         self.window
     }
 
-    /// Tells how many offers are out, by the ledger.
-    pub fn set_handed_out(&self, count: u64) {
+    /// Asks `ledger` how many offers are out.
+    ///
+    /// # Errors
+    /// The ledger fails.
+    pub async fn recount<L: Ledger>(&self, ledger: &L) -> Result<(), LedgerError> {
+        let before = self.written.load(Ordering::Relaxed);
+        let count = ledger.outstanding().await?;
+        // What was written meanwhile may be in the count or not; it is better counted twice.
+        let meanwhile = self.written.load(Ordering::Relaxed).saturating_sub(before);
+        let count = count.saturating_add(meanwhile);
         self.handed_out.store(count, Ordering::Relaxed);
         self.metrics
             .outstanding
             .set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// Counts offers that have just been written to the ledger.
-    pub fn add_handed_out(&self, count: usize) {
-        let count = u64::try_from(count).unwrap_or(u64::MAX);
-        self.handed_out.fetch_add(count, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Up to `want` invoices, at least one; waits for one at most `patience`.
@@ -136,10 +139,10 @@ impl<N: Lightning> Pools<N> {
         key: &PoolKey,
         want: u16,
         patience: Duration,
-    ) -> Result<Vec<Invoice>, PoolError> {
+    ) -> Result<Taken<N>, PoolError> {
         let want = usize::from(want.max(1));
         let mut waiter = match self.take_ready(key, want) {
-            Ok(ready) => return Ok(ready),
+            Ok(ready) => return Ok(self.taken(key, ready)),
             Err(queued) => queued?,
         };
         let invoice = match tokio::time::timeout(patience, &mut waiter).await {
@@ -153,20 +156,20 @@ impl<N: Lightning> Pools<N> {
         let mut invoices = vec![invoice];
         let mut pools = self.lock();
         if let Some(pool) = pools.get_mut(key) {
-            // What others wait for is not taken from them.
             let spare = pool.ready.len().min(want - 1);
+            self.in_hand.fetch_add(spare as u64, Ordering::Relaxed);
             invoices.extend(pool.ready.drain(..spare));
+            self.mint(&mut pools, key);
         }
-        Ok(invoices)
+        drop(pools);
+        Ok(self.taken(key, invoices))
     }
 
-    /// Takes back invoices that nobody was shown.
-    pub fn give_back(&self, key: &PoolKey, invoices: Vec<Invoice>) {
-        let mut pools = self.lock();
-        if let Some(pool) = pools.get_mut(key) {
-            for invoice in invoices {
-                pool.accept(invoice);
-            }
+    fn taken(self: &Arc<Self>, key: &PoolKey, invoices: Vec<Invoice>) -> Taken<N> {
+        Taken {
+            pools: Arc::clone(self),
+            key: key.clone(),
+            invoices,
         }
     }
 
@@ -221,6 +224,8 @@ impl<N: Lightning> Pools<N> {
         let end = pool.ready.len().min(fresh_from.saturating_add(want));
         let ready: Vec<Invoice> = pool.ready.drain(fresh_from..end).collect();
         if !ready.is_empty() {
+            self.in_hand
+                .fetch_add(ready.len() as u64, Ordering::Relaxed);
             self.mint(&mut pools, key);
             return Ok(ready);
         }
@@ -250,14 +255,15 @@ impl<N: Lightning> Pools<N> {
     /// Starts making what a pool lacks, within the limits; gives how many were begun.
     fn mint(self: &Arc<Self>, pools: &mut HashMap<PoolKey, Pool>, key: &PoolKey) -> usize {
         let now = self.clock.monotonic();
-        let out = pools
+        let held = pools
             .values()
-            .map(|pool| pool.ready.len() + pool.minting)
-            .sum::<usize>();
+            .map(|pool| (pool.ready.len() + pool.minting) as u64)
+            .sum::<u64>();
         let out = self
             .handed_out
             .load(Ordering::Relaxed)
-            .saturating_add(out as u64);
+            .saturating_add(self.in_hand.load(Ordering::Relaxed))
+            .saturating_add(held);
         let room = u64::from(self.config.max_outstanding).saturating_sub(out);
         let Some(pool) = pools.get_mut(key) else {
             return 0;
@@ -308,7 +314,11 @@ impl<N: Lightning> Pools<N> {
         };
         pool.minting = pool.minting.saturating_sub(1);
         match result {
-            Ok(invoice) => pool.accept(invoice),
+            Ok(invoice) => {
+                let handed_over = pool.accept(invoice);
+                self.in_hand
+                    .fetch_add(u64::from(handed_over), Ordering::Relaxed);
+            }
             Err(error) => {
                 if pool.paused_until <= now {
                     tracing::warn!(%error, service = key.service, "no invoice was made");
@@ -374,72 +384,6 @@ impl<N: Lightning> Pools<N> {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Pool>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Pool {
-    fn new(now: Duration) -> Self {
-        Self {
-            ready: VecDeque::new(),
-            waiting: VecDeque::new(),
-            minting: 0,
-            demand: Demand::new(now),
-            paused_until: Duration::ZERO,
-        }
-    }
-
-    /// Gives an invoice to who waits longest, or keeps it.
-    fn accept(&mut self, invoice: Invoice) {
-        let mut answer = Ok(invoice);
-        while let Some(waiter) = self.waiting.pop_front() {
-            match waiter.send(answer) {
-                Ok(()) => return,
-                Err(unsent) => answer = unsent,
-            }
-        }
-        self.ready.extend(answer);
-    }
-
-    fn fail_one(&mut self, error: PoolError) {
-        let mut answer = Err(error);
-        while let Some(waiter) = self.waiting.pop_front() {
-            match waiter.send(answer) {
-                Ok(()) => return,
-                Err(unsent) => answer = unsent,
-            }
-        }
-    }
-
-    /// How many in front are too close to their end. They are in the order of their making, which
-    /// may differ from that of their ends by the time the node took.
-    fn stale(&self, window: ShowWindow, clock: &dyn Clock) -> usize {
-        let now = clock.now();
-        self.ready
-            .iter()
-            .take_while(|invoice| !window.may_hand_out(invoice.expires, now))
-            .count()
-    }
-
-    fn lacking(&self, config: &OffersConfig, now: Duration) -> usize {
-        let waiting = self
-            .waiting
-            .iter()
-            .filter(|waiter| !waiter.is_closed())
-            .count();
-        let ahead = if now < self.paused_until {
-            0
-        } else {
-            let target = self.demand.target(config.pool_min, config.pool_max, now);
-            target.saturating_sub(self.ready.len())
-        };
-        waiting.saturating_add(ahead).saturating_sub(self.minting)
-    }
-
-    fn is_unused(&self, now: Duration) -> bool {
-        self.demand.is_idle(now)
-            && self.ready.is_empty()
-            && self.minting == 0
-            && self.waiting.iter().all(oneshot::Sender::is_closed)
     }
 }
 

@@ -20,15 +20,14 @@ pub(super) fn bearer_tokens(
     root: &mut Section,
     environment: &impl Fn(&str) -> Option<String>,
 ) -> Option<BearerTokens> {
-    let mut tokens = Vec::new();
     let files = root.texts("tokenFiles");
-    if files.is_empty() {
-        let variables = [TOKEN, TOKEN_PREVIOUS].into_iter().filter_map(environment);
-        tokens.extend(variables.filter(|token| !token.is_empty()));
-    }
-    for file in &files {
-        if let Some(text) = read(root, "tokenFiles", Path::new(file)) {
-            tokens.push(text.trim().to_owned());
+    let variables = [TOKEN, TOKEN_PREVIOUS].into_iter().filter_map(environment);
+    let mut tokens: Vec<String> = variables.filter(|token| !token.is_empty()).collect();
+    if tokens.is_empty() {
+        for file in &files {
+            if let Some(text) = read(root, "tokenFiles", Path::new(file)) {
+                tokens.push(text.trim().to_owned());
+            }
         }
     }
     if tokens.is_empty() && files.is_empty() {
@@ -59,12 +58,13 @@ pub(super) fn master_keys(
     environment: &impl Fn(&str) -> Option<String>,
 ) -> (Vec<MasterSecret>, Option<PathBuf>) {
     let file = root.text("masterKeyFile").map(PathBuf::from);
-    let keys = match &file {
-        Some(file) => read_master_keys(file),
-        None => match environment(MASTER_KEY).filter(|text| !text.is_empty()) {
-            Some(text) => parse_master_keys(&Zeroizing::new(text)),
-            None => Ok(Vec::new()),
-        },
+    let variable = environment(MASTER_KEY)
+        .filter(|text| !text.is_empty())
+        .map(Zeroizing::new);
+    let keys = match (variable, &file) {
+        (Some(text), _) => parse_master_keys(&text),
+        (None, Some(file)) => read_master_keys(file),
+        (None, None) => Ok(Vec::new()),
     };
     let keys = keys.unwrap_or_else(|problem| {
         root.problem("masterKeyFile", problem);

@@ -1,1 +1,225 @@
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value as Json;
+
+use super::*;
+
+const SMALLEST: &str = "ledger: { sqlite: { path: l.db } }\nlightning: { dev: {} }\n";
+
+fn environment<'a>(pairs: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String> + 'a {
+    move |name| {
+        let token = [("BOLTGATE_TOKEN", "a-token-of-some-length")];
+        let mut all = pairs.iter().chain(&token);
+        all.find(|(known, _)| *known == name)
+            .map(|(_, value)| (*value).to_owned())
+    }
+}
+
+fn sources(file: &str) -> Sources {
+    Sources {
+        file: file.to_owned(),
+        flags: Vec::new(),
+    }
+}
+
+fn errors(file: &str) -> Vec<String> {
+    let Err(errors) = load(&sources(file), environment(&[])) else {
+        panic!("accepted: {file}");
+    };
+    errors.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_smallest_configuration_has_the_documented_defaults() {
+    let config = load(&sources(SMALLEST), environment(&[])).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:9402".parse().unwrap());
+    assert_eq!(config.admin, "127.0.0.1:9403".parse().unwrap());
+    assert_eq!(config.offers.per_second, 400);
+    assert_eq!(config.filters.live_window, Duration::from_secs(30));
+    assert!(config.tokens.accept(b"a-token-of-some-length"));
+    assert!(!config.tokens.accept(b"a-token-of-some-lengtH"));
+    assert!(!config.tokens.accept(b""));
+}
+
+#[test]
+fn every_error_is_reported_at_once_with_its_path() {
+    let found = errors(
+        "listen: nowhere\nlisen: 1\noffers: { burst: 0, invoiceExpiry: 10, perSecnd: 1 }\n\
+         lightning: { lnd: { endpoint: 'ftp://x', macaroonFile: 5 } }\ndrain: [1]\n",
+    );
+    for (path, problem) in [
+        ("listen", "must be an address"),
+        ("lisen", "unknown setting"),
+        ("offers.burst", "whole number from 1"),
+        ("offers.invoiceExpiry", "must be a duration"),
+        ("offers.perSecnd", "unknown setting; known here are burst"),
+        ("lightning.lnd.endpoint", "must be https://"),
+        ("ledger", "is required"),
+        ("drain", "must be text, found a list"),
+    ] {
+        assert!(
+            found
+                .iter()
+                .any(|e| e.starts_with(&format!("{path}: ")) && e.contains(problem)),
+            "{path}: {problem} not in {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn plain_http_is_refused_on_other_than_loopback_unless_a_mesh_is_declared() {
+    let open = format!("{SMALLEST}listen: 0.0.0.0:9402\n");
+    assert!(errors(&open)[0].contains("plain HTTP"));
+    assert!(
+        load(
+            &sources(&format!("{open}plainHttp: mesh\n")),
+            environment(&[])
+        )
+        .is_ok()
+    );
+    let tls = format!("{open}tls: {{ certFile: c.pem, keyFile: k.pem }}\n");
+    assert!(load(&sources(&tls), environment(&[])).is_ok());
+}
+
+#[test]
+fn the_dev_network_is_regtest_on_loopback_or_nothing() {
+    for (dev, path) in [
+        ("{ network: mainnet }", "lightning.dev.network"),
+        ("{ network: signet }", "lightning.dev.network"),
+        ("{ listen: 0.0.0.0:9404 }", "lightning.dev.listen"),
+    ] {
+        let found = errors(&format!(
+            "ledger: {{ sqlite: {{ path: l }} }}\nlightning: {{ dev: {dev} }}"
+        ));
+        assert!(found[0].starts_with(path), "{found:?}");
+    }
+}
+
+#[test]
+fn lnd_needs_its_certificate_except_on_plain_loopback() {
+    let with = |lnd: &str| {
+        format!("ledger: {{ sqlite: {{ path: l }} }}\nlightning: {{ lnd: {{ {lnd} }} }}")
+    };
+    let remote = "endpoint: 'https://lnd:10009', macaroonFile: m";
+    assert!(errors(&with(remote))[0].contains("tlsCertFile: is required"));
+    let plain = "endpoint: 'http://lnd:10009', macaroonFile: m";
+    assert!(errors(&with(plain))[0].contains("loopback only"));
+    let local = "endpoint: 'http://127.0.0.1:10009', macaroonFile: m";
+    assert!(load(&sources(&with(local)), environment(&[])).is_ok());
+}
+
+#[test]
+fn flags_go_over_the_environment_and_that_over_the_file() {
+    let file = format!("{SMALLEST}offers: {{ burst: 1, perSecond: 1, poolMax: 1 }}\n");
+    let variables = [
+        ("BOLTGATE_OFFERS_BURST", "2"),
+        ("BOLTGATE_OFFERS_PER_SECOND", "2"),
+    ];
+    let flags = vec!["offers.burst=3".to_owned()];
+    let config = load(&Sources { file, flags }, environment(&variables)).unwrap();
+    assert_eq!(
+        (
+            config.offers.burst,
+            config.offers.per_second,
+            config.offers.pool_max
+        ),
+        (3, 2, 1)
+    );
+}
+
+#[test]
+fn a_secret_that_is_missing_or_too_short_is_named_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = dir.path().join("short");
+    std::fs::write(&short, "hunter2").unwrap();
+    let file = format!(
+        "{SMALLEST}tokenFiles: ['{}']\nmasterKeyFile: '{}'\n",
+        short.display(),
+        short.display()
+    );
+    let Err(found) = load(&sources(&file), |_| None) else {
+        panic!("accepted")
+    };
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert!(
+        found
+            .iter()
+            .any(|e| e.starts_with("tokenFiles: a token has 16")),
+        "{found:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|e| e.starts_with("masterKeyFile: must hold")),
+        "{found:?}"
+    );
+    assert!(!found.concat().contains("hunter2"));
+    let Err(found) = load(&sources(SMALLEST), |_| None) else {
+        panic!("accepted")
+    };
+    assert!(found[0].to_string().contains("BOLTGATE_TOKEN"));
+}
+
+/// Sections of the schema: path and names of what is in it.
+fn sections(schema: &Json, path: &str, out: &mut BTreeMap<String, BTreeSet<String>>) {
+    let Some(properties) = schema.get("properties").and_then(Json::as_object) else {
+        return;
+    };
+    out.insert(path.to_owned(), properties.keys().cloned().collect());
+    for (name, property) in properties {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        sections(property, &path, out);
+    }
+}
+
+#[test]
+fn the_schema_has_exactly_the_settings_that_are_read() {
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    let mut described = BTreeMap::new();
+    sections(&schema, "", &mut described);
+    for (path, names) in described {
+        let key = if path.is_empty() {
+            "nonsense".to_owned()
+        } else {
+            format!("{path}.nonsense")
+        };
+        let flags = vec![format!("{key}=1")];
+        let Err(found) = load(
+            &Sources {
+                file: String::new(),
+                flags,
+            },
+            environment(&[]),
+        ) else {
+            panic!("{key} is accepted");
+        };
+        let problem = &found
+            .iter()
+            .find(|error| error.path == key)
+            .unwrap()
+            .problem;
+        let (_, known) = problem.split_once("known here are ").unwrap();
+        let known: BTreeSet<String> = known.split(", ").map(ToOwned::to_owned).collect();
+        assert_eq!(known, names, "section `{path}`");
+    }
+}
+
+#[test]
+fn the_schema_accepts_what_the_program_accepts() {
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let all = "listen: 127.0.0.1:1\nadmin: 127.0.0.1:2\nplainHttp: mesh\n\
+        tls: { certFile: c, keyFile: k }\ntokenFiles: [t]\nledger: { sqlite: { path: l } }\n\
+        lightning: { dev: { listen: 127.0.0.1:3, network: regtest, invoiceDelay: 20ms } }\n\
+        offers: { invoiceExpiry: 5m, burst: 7 }\nfilters: { liveWindow: 3s }\ndrain: 1s\n\
+        log: { format: text, level: debug }\n";
+    for text in [SMALLEST, all] {
+        assert!(load(&sources(text), environment(&[])).is_ok(), "{text}");
+        let value: Json = serde_yaml_ng::from_str(text).unwrap();
+        assert!(validator.is_valid(&value), "{text}");
+    }
+}

@@ -27,7 +27,7 @@ use super::problem::ApiProblem;
 use crate::app::App;
 use crate::config::BearerTokens;
 use crate::domain::ports::{Ledger, Lightning};
-use crate::metrics::{HttpLabels, OfferLabels, OfferOutcome, Route};
+use crate::metrics::{HttpLabels, Route};
 
 /// Largest request body; an offer request has a few hundred bytes.
 const MOST_BODY: usize = 64 * 1024;
@@ -126,13 +126,6 @@ async fn offers<L: Ledger, N: Lightning>(
     })?;
     let request: OffersRequest =
         serde_json::from_slice(&body).map_err(|error| ApiProblem::invalid(error))?;
-    if state.app.is_draining() {
-        let labels = OfferLabels {
-            outcome: OfferOutcome::Draining,
-        };
-        state.app.metrics.offers.get_or_create(&labels).inc();
-        return Err(ApiProblem::unavailable("the sidecar is going away"));
-    }
     // A task of its own: if the filter has gone, what was taken from the pool still ends well.
     let app = Arc::clone(&state.app);
     let task = tokio::spawn(async move { app.issuer.offers(&request).await });

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::TlsFiles;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(10);
+/// Also the longest that a connection stays open between two requests; long, since a filter's
+/// request that meets the closing of its connection is lost.
+const HEADERS: Duration = Duration::from_secs(300);
 /// A dead peer is found this soon.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const MOST_CONNECTIONS: usize = 4_096;

@@ -18,8 +18,8 @@ use protocol::time::UnixSeconds;
 
 pub use self::open::ServingLock;
 use self::reader::Readers;
-pub use self::writer::CommitObserver;
 use self::writer::Writer;
+pub use self::writer::{Commit, CommitObserver};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::keys::NewKey;
@@ -178,3 +178,6 @@ impl Ledger for SqliteLedger {
         self.readers.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

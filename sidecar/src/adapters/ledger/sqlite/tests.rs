@@ -1,0 +1,154 @@
+use std::sync::{Arc, Mutex};
+
+use protocol::amount::Msat;
+use protocol::l402::TokenId;
+use tempfile::TempDir;
+
+use super::*;
+use crate::adapters::ledger::conformance;
+use crate::domain::keys::KeySource;
+use crate::domain::offer::{Scheme, Validity};
+
+#[tokio::test]
+async fn sqlite_does_what_every_ledger_must() {
+    let dir = TempDir::new().unwrap();
+    let made = Mutex::new(0);
+    conformance::all(async || {
+        let mut count = made.lock().unwrap();
+        *count += 1;
+        SqliteLedger::open(&dir.path().join(format!("{count}.db"))).unwrap()
+    })
+    .await;
+}
+
+fn key() -> NewKey {
+    NewKey {
+        source: KeySource::File,
+        fingerprint: [1; 32],
+    }
+}
+
+fn offer(n: u16) -> OfferRow {
+    let mut hash = [0; 32];
+    hash[..2].copy_from_slice(&n.to_be_bytes());
+    let [_, random @ ..] = hash;
+    let mut random = random;
+    random[30] = (n >> 8) as u8;
+    OfferRow {
+        payment_hash: PaymentHash(hash),
+        token_id: TokenId::new(0, random),
+        service: "s".to_owned(),
+        scheme: Scheme::L402,
+        amount: Msat::new(1).unwrap(),
+        created: UnixSeconds(1),
+        expires: UnixSeconds(2),
+        valid_until: Validity::Forever,
+    }
+}
+
+#[tokio::test]
+async fn waiting_changes_share_a_commit() {
+    let dir = TempDir::new().unwrap();
+    let commits = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&commits);
+    let observer = Box::new(move |commit: Commit| seen.lock().unwrap().push(commit.changes));
+    let ledger = SqliteLedger::open_observed(&dir.path().join("l.db"), observer).unwrap();
+    let ledger = Arc::new(ledger);
+    ledger.install_first_key(key(), 1).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move {
+            ledger
+                .record_offers(OfferBatch {
+                    generation: 0,
+                    offers: vec![offer(n)],
+                })
+                .await
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
+    assert_eq!(ledger.outstanding().await, Ok(500));
+    let commits = commits.lock().unwrap().clone();
+    assert_eq!(commits.iter().sum::<usize>(), 501);
+    assert!(
+        commits.len() < 250,
+        "{} commits for 501 changes",
+        commits.len()
+    );
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_opening_again() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    ledger.install_first_key(key(), 1).await.unwrap();
+    let batch = OfferBatch {
+        generation: 0,
+        offers: vec![offer(1)],
+    };
+    ledger.record_offers(batch).await.unwrap();
+    let epoch = ledger.snapshot().await.unwrap().epoch;
+    ledger.close().await;
+    let again = SqliteLedger::open(&path).unwrap();
+    assert_eq!(again.outstanding().await, Ok(1));
+    assert_eq!(again.snapshot().await.unwrap().epoch, epoch);
+}
+
+#[test]
+fn a_file_serves_one_sidecar_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let lock = SqliteLedger::lock_for_serving(&path).unwrap();
+    assert!(matches!(
+        SqliteLedger::lock_for_serving(&path),
+        Err(LedgerError::InUse(_))
+    ));
+    drop(lock);
+    assert!(SqliteLedger::lock_for_serving(&path).is_ok());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0);
+}
+
+#[tokio::test]
+async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() {
+    let dir = TempDir::new().unwrap();
+    let ledger = SqliteLedger::open(&dir.path().join("l.db")).unwrap();
+    ledger.install_first_key(key(), 1).await.unwrap();
+    for broken in [
+        OfferRow {
+            amount: Msat::ZERO,
+            ..offer(1)
+        },
+        OfferRow {
+            service: String::new(),
+            ..offer(1)
+        },
+        OfferRow {
+            expires: UnixSeconds(0),
+            ..offer(1)
+        },
+    ] {
+        let batch = OfferBatch {
+            generation: 0,
+            offers: vec![broken],
+        };
+        assert!(matches!(
+            ledger.record_offers(batch).await,
+            Err(LedgerError::Store(_))
+        ));
+    }
+    assert_eq!(ledger.outstanding().await, Ok(0));
+}
