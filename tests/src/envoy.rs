@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::http_client::Http;
@@ -326,23 +326,40 @@ impl Envoy {
     }
 
     async fn wait(&mut self) -> anyhow::Result<()> {
-        let (address, admin) = (self.address(), self.admin());
+        let (address, admin, log) = (self.address(), self.admin(), self.process.log().to_owned());
         let process = std::sync::Mutex::new(&mut self.process);
+        // What cannot change by waiting ends the wait: the inner result.
         eventually("Envoy listens", Duration::from_secs(30), || {
             let running = process
                 .lock()
                 .map_or(Ok(()), |mut process| process.check_running());
-            let ready = admin.get("/ready").timeout(Duration::from_secs(2));
+            let (ready, stats) = (admin.get("/ready"), admin.get("/stats"));
+            let log = &log;
             async move {
-                running?;
+                if let Err(ended) = running {
+                    return Ok(Err(ended));
+                }
                 ensure!(ready.send().await?.status == 200, "Envoy is not ready");
-                tokio::net::TcpStream::connect(address)
-                    .await
-                    .context("no listener")?;
-                Ok(())
+                if tokio::net::TcpStream::connect(address).await.is_ok() {
+                    return Ok(Ok(()));
+                }
+                let stats = stats.send().await?.text();
+                let rejected = stats
+                    .lines()
+                    .find_map(|line| line.strip_prefix("listener_manager.lds.update_rejected: "));
+                ensure!(rejected.is_some_and(|count| count != "0"), "no listener");
+                let said = fs::read_to_string(log).unwrap_or_default();
+                let why: Vec<&str> = said
+                    .lines()
+                    .filter(|line| line.contains("][error]") || line.contains("][critical]"))
+                    .collect();
+                Ok(Err(anyhow::anyhow!(
+                    "Envoy refuses the listener:\n{}",
+                    why.join("\n")
+                )))
             }
         })
-        .await
+        .await?
     }
 
     /// Ends it at once and starts it again on the same ports.

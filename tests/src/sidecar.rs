@@ -7,10 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use crate::envoy::merge;
 use crate::http_client::Http;
+use crate::macaroon::hex;
 use crate::process::Process;
 use crate::regtest::LndNode;
 use crate::{eventually, paths, ports};
@@ -22,6 +24,21 @@ pub enum Node<'a> {
     Dev,
     /// A real node.
     Lnd(&'a LndNode),
+}
+
+/// One sale as the ledger has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sale {
+    /// 64 hex digits.
+    pub payment_hash: String,
+    /// `l402`.
+    pub scheme: String,
+    /// Name of the service.
+    pub service: String,
+    /// What was paid.
+    pub amount_msat: i64,
+    /// Unix seconds.
+    pub settled_at: i64,
 }
 
 /// A sidecar; running or not.
@@ -47,14 +64,31 @@ impl Sidecar {
         token: &str,
         over: Value,
     ) -> anyhow::Result<Self> {
+        let ports = [ports::free()?, ports::free()?, ports::free()?];
+        Self::prepare_on(ports, folder, node, token, over)
+    }
+
+    /// [`Self::prepare`] with given ports: API, admin, embedded network.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn prepare_on(
+        [api, admin, dev]: [u16; 3],
+        folder: &Path,
+        node: Node<'_>,
+        token: &str,
+        over: Value,
+    ) -> anyhow::Result<Self> {
+        let (folder, token) = (folder.to_path_buf(), token.to_owned());
         let sidecar = Self {
             process: None,
-            folder: folder.to_path_buf(),
-            token: token.to_owned(),
-            api: ports::free()?,
-            admin: ports::free()?,
-            dev: ports::free()?,
+            folder,
+            token,
+            api,
+            admin,
+            dev,
         };
+        let (folder, token) = (&sidecar.folder, &sidecar.token);
         fs::write(folder.join("token"), token)?;
         let lightning = match node {
             Node::Dev => json!({ "dev": {
@@ -76,7 +110,7 @@ impl Sidecar {
         });
         merge(&mut config, over);
         // JSON is YAML.
-        fs::write(sidecar.config(), serde_json::to_vec_pretty(&config)?)?;
+        fs::write(sidecar.config(), format!("{config:#}"))?;
         Ok(sidecar)
     }
 
@@ -180,6 +214,29 @@ impl Sidecar {
         Ok(lines
             .filter_map(|line| line.split_whitespace().next_back()?.parse::<f64>().ok())
             .sum())
+    }
+
+    /// Sales in the ledger, oldest first. Read from the file, whether the sidecar runs or not.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn sales(&self) -> anyhow::Result<Vec<Sale>> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let ledger = Connection::open_with_flags(self.ledger(), flags)?;
+        ledger.busy_timeout(Duration::from_secs(5))?;
+        let sql = "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales \
+                   ORDER BY settled_at, payment_hash";
+        let mut query = ledger.prepare(sql)?;
+        let sales = query.query_map([], |row| {
+            Ok(Sale {
+                payment_hash: hex(&row.get::<_, Vec<u8>>(0)?),
+                scheme: row.get(1)?,
+                service: row.get(2)?,
+                amount_msat: row.get(3)?,
+                settled_at: row.get(4)?,
+            })
+        })?;
+        Ok(sales.collect::<Result<_, _>>()?)
     }
 
     /// All that it has logged.

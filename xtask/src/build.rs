@@ -11,12 +11,18 @@ use crate::{paths, postlink, tools};
 /// Largest filter module that may be shipped, in bytes: every worker of every Envoy compiles it.
 const MAX_FILTER_BYTES: u64 = 350 * 1024;
 
-/// `cargo xtask build [--release]`.
+/// `cargo xtask build [--release | --filter]`.
 pub(crate) fn command(args: &[String]) -> anyhow::Result<()> {
-    let release = match args {
+    let release = match args
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         [] => false,
-        [flag] if flag == "--release" => true,
-        _ => bail!("usage: cargo xtask build [--release]"),
+        ["--release"] => true,
+        ["--filter"] => return filter().and_then(|()| trap_filter()),
+        _ => bail!("usage: cargo xtask build [--release | --filter]"),
     };
     filter()?;
     trap_filter()?;

@@ -14,7 +14,7 @@ struct Need {
     how: &'static str,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 8] = [
     Need {
         program: "rustup",
         args: &["--version"],
@@ -57,6 +57,20 @@ const NEEDS: [Need; 6] = [
         used_for: "JavaScript clients (tests)",
         how: "apt install nodejs npm, or https://nodejs.org",
     },
+    Need {
+        program: "curl",
+        args: &["--version"],
+        least: (0, 0),
+        used_for: "the lines that the demo prints, which a test runs",
+        how: "apt install curl, or dnf install curl",
+    },
+    Need {
+        program: "ps",
+        args: &["-A", "-o", "pid="],
+        least: (0, 0),
+        used_for: "a test that the demo leaves nothing running",
+        how: "apt install procps, or dnf install procps-ng",
+    },
 ];
 
 /// Prints what is there and what is not; fails if anything is missing.
@@ -66,6 +80,7 @@ pub(crate) fn command() -> anyhow::Result<()> {
         let found = version(need.program, need.args);
         let verdict = match &found {
             Some(text) if numbers(text) >= Some(need.least) || need.least == (0, 0) => {
+                let text = if need.program == "ps" { "" } else { text };
                 println!("ok       {:<8} {text}", need.program);
                 continue;
             }

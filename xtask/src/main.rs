@@ -27,7 +27,8 @@ cargo xtask <command>
                          to be tried by hand; --once: exit, status 0 only if every step held
   test [ARG…]            all tests: units, sidecar, real Envoy, real LND. ARGs go to `cargo test`
   check                  formatting, lints (native and wasm), docs, dependency and licence rules
-  build [--release]      the filter (post-linked, size checked), the sidecar, the test programs
+  build [--release]      the filter (post-linked, size checked), the sidecar, the test programs;
+                         --filter: only the filter
   bench [ARG…]           cost per request as a fraction of bare Envoy
   fuzz [--seconds N] [T] each fuzz target (or T) for N seconds, 10 by default
   dist                   release artefacts in target/dist

@@ -22,7 +22,7 @@ const KEPT: [&str; 3] = ["memory", "_initialize", "proxy_abi_version_0_2_1"];
 /// # Errors
 /// If a file cannot be read or written, if an entry point of ours has no counterpart of the same
 /// signature in the SDK, or if something that Envoy needs is missing.
-pub fn postlink(input: &Path, output: &Path) -> Result<()> {
+pub(crate) fn postlink(input: &Path, output: &Path) -> Result<()> {
     let wasm = std::fs::read(input).with_context(|| format!("reading {}", input.display()))?;
     let linked = relink(&wasm).with_context(|| format!("in {}", input.display()))?;
     std::fs::write(output, linked).with_context(|| format!("writing {}", output.display()))
