@@ -13,7 +13,7 @@ mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use log::{error, info};
@@ -204,9 +204,11 @@ impl Surroundings for Envoy {
     fn client(&self) -> Option<IpAddr> {
         let text = abi::property(b"source\0address").ok()?;
         let text = std::str::from_utf8(&text).ok()?;
-        text.parse::<SocketAddr>()
-            .map(|address| address.ip())
-            .or_else(|_| text.parse())
+        let (address, _port) = text.rsplit_once(':')?;
+        address
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse()
             .ok()
     }
 }

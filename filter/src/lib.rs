@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`flow`] | the gate: a pure state machine, events in, decisions and calls out |
 //! | [`head`], [`pairs`], [`path`] | what a request says, read in place |
+//! | `json` | answers of the sidecar |
 //! | [`outcome`] | the closed set of words in logs and metrics |
 //! | `host` | callbacks of Envoy to events, decisions to host calls; wasm only |
 //! | `abi` | the proxy-wasm ABI itself, all `unsafe` code; wasm only |
@@ -13,6 +14,7 @@
 
 pub mod flow;
 pub mod head;
+mod json;
 pub mod outcome;
 pub mod pairs;
 pub mod path;

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use protocol::api::{Bootstrap, KeyGeneration};
 use protocol::encoding::hex_decode;
 use protocol::keys::{L402Key, L402Keys};
+
+use crate::json::Json;
 
 /// How soon to ask again while there are no keys yet.
 const FIRST_RETRY_MS: u64 = 200;
@@ -38,7 +39,6 @@ pub(super) struct Keys {
     version: Option<String>,
     /// All generations with which a credential may be verified.
     pub(super) l402: L402Keys,
-    raw: Vec<KeyGeneration>,
     denied: DenyList,
     /// When the answer that these keys and this list are known from was asked for.
     asked_ms: u64,
@@ -66,46 +66,62 @@ impl Keys {
         !self.denied.is_empty() && self.denied.contains(identifier_hash)
     }
 
-    /// Installs an answer in one step, or nothing of it.
-    fn install(&mut self, answer: Bootstrap, asked_ms: u64) -> Result<(), &'static str> {
-        if self.is_absent() && !answer.revocations.full {
-            return Err("the first answer has no full deny list");
+    /// Installs an answer ([`protocol::api::Bootstrap`]) in one step, or nothing of it.
+    fn install(&mut self, answer: &Json<'_>, asked_ms: u64) -> Option<()> {
+        let version = answer.text("version")?;
+        let revocations = answer.get("revocations")?;
+        let is_full = revocations.bool("full")?;
+        if self.is_absent() && !is_full {
+            return None;
         }
-        let mut l402 = L402Keys::new();
-        for key in &answer.keys {
-            let bytes = hex_decode::<32>(&key.l402).map_err(|_| "a key is malformed")?;
-            l402.insert(key.generation, L402Key::new(bytes));
+        let keys: Vec<_> = answer
+            .list("keys")?
+            .iter()
+            .map(key)
+            .collect::<Option<_>>()?;
+        if keys.is_empty() {
+            return None;
         }
-        if l402.is_empty() {
-            return Err("there is no key");
-        }
-        let hashes = |list: &[String]| {
-            list.iter()
-                .map(hex_decode::<32>)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| "a revocation is malformed")
-        };
-        let (add, remove) = (
-            hashes(&answer.revocations.add)?,
-            hashes(&answer.revocations.remove)?,
-        );
+        let add = hashes(revocations.list("add")?)?;
+        let remove = hashes(revocations.list("remove")?)?;
 
-        if answer.revocations.full {
+        if is_full {
             self.denied.clear();
         }
         for hash in &remove {
             self.denied.remove(hash);
         }
         self.denied.extend(add);
-        if self.raw != answer.keys {
-            self.raw = answer.keys;
-            self.l402 = l402;
+        let are_same = self.l402.len() == keys.len()
+            && keys.iter().all(|(generation, _, hex)| {
+                self.l402
+                    .get(*generation)
+                    .is_some_and(|known| known.expose_hex() == *hex)
+            });
+        if !are_same {
+            self.l402 = keys
+                .into_iter()
+                .map(|(generation, key, _)| (generation, key))
+                .collect();
             self.generation += 1;
         }
-        self.version = Some(answer.version);
+        self.version = Some(version.to_owned());
         self.asked_ms = asked_ms;
-        Ok(())
+        Some(())
     }
+}
+
+fn key(json: &Json<'_>) -> Option<(u8, L402Key, String)> {
+    let generation = json.number("generation")?.try_into().ok()?;
+    let key = L402Key::new(hex_decode(json.text("l402")?).ok()?);
+    let hex = key.expose_hex();
+    Some((generation, key, hex))
+}
+
+fn hashes(list: &[Json<'_>]) -> Option<Vec<[u8; 32]>> {
+    list.iter()
+        .map(|hash| hex_decode(hash.as_text()?).ok())
+        .collect()
 }
 
 /// The polling of the sidecar.
@@ -176,10 +192,9 @@ impl Poll {
         let asked_ms = self.asked_ms.take().unwrap_or(now_ms);
         let was_absent = keys.is_absent();
         let result = match answer {
-            Ok(Some(body)) => serde_json::from_slice::<Bootstrap>(body)
-                .map_err(|_| "the answer is not a bootstrap")
-                .and_then(|answer| keys.install(answer, asked_ms))
-                .map_err(str::to_owned),
+            Ok(Some(body)) => Json::parse(body)
+                .and_then(|answer| keys.install(&answer, asked_ms))
+                .ok_or_else(|| "the answer is not a bootstrap".to_owned()),
             Ok(None) if was_absent => Err("unchanged, but nothing is known yet".to_owned()),
             Ok(None) => {
                 keys.asked_ms = asked_ms;

@@ -458,7 +458,7 @@ pub(super) fn answer(config: &PluginConfig, state: &State, turn: Turn) -> Option
                 None => InvalidStatus::PaymentRequired.code(),
             };
             let price = template.price_msat.to_sat_ceil();
-            let reply = Reply::challenge(&offer, price, refused, status, manner, note);
+            let reply = Reply::challenge((&offer, price), refused, status, manner, note);
             Some(reply.with_challenge(&offer, config.lsat_line))
         }
     }

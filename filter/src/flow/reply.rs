@@ -1,10 +1,11 @@
 //! Replies that the gate makes itself.
 
-use protocol::api::Offer;
-use protocol::http::problem::{self, Problem};
+use protocol::http::problem;
 use protocol::l402::challenge;
+use serde::Serialize;
 
 use super::Note;
+use super::stock::Offer;
 use crate::outcome::Outcome;
 
 /// How a client wants to be talked to.
@@ -34,13 +35,37 @@ pub struct Reply {
 const PAYMENT_REQUIRED: &str = "https://paymentauth.org/problems/payment-required";
 const VERIFICATION_FAILED: &str = "https://paymentauth.org/problems/verification-failed";
 
+/// The body: RFC 9457 with the extensions of a 402.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price_sats: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invoice: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    macaroon: Option<&'a str>,
+}
+
+/// Title, HTTP status and gRPC status of a sort of problem.
+type Kind = (&'static str, u16, u8);
+
 impl Reply {
-    fn problem(
-        (title, status, grpc_status): (&'static str, u16, u8),
+    fn problem(kind: Kind, detail: &str, manner: Manner, note: Note) -> Self {
+        Self::with_problem(kind, detail, manner, note, None)
+    }
+
+    fn with_problem(
+        (title, status, grpc_status): Kind,
         detail: &str,
         manner: Manner,
         note: Note,
-        extend: impl FnOnce(Problem) -> Problem,
+        sale: Option<(&Offer, u64)>,
     ) -> Self {
         let mut headers = vec![("cache-control", "no-store".to_owned())];
         if manner.cors {
@@ -58,13 +83,27 @@ impl Reply {
                 note,
             };
         }
-        let kind = match note.outcome {
-            Outcome::Challenged => PAYMENT_REQUIRED,
-            Outcome::Refused => VERIFICATION_FAILED,
-            _ => "about:blank",
-        };
-        let body = extend(Problem::new(kind, title, status).with_detail(detail)).to_json();
         headers.push(("content-type", problem::CONTENT_TYPE.to_owned()));
+        let problem = Problem {
+            r#type: match note.outcome {
+                Outcome::Challenged => PAYMENT_REQUIRED,
+                Outcome::Refused => VERIFICATION_FAILED,
+                _ => "about:blank",
+            },
+            title,
+            status,
+            detail,
+            service: note
+                .service
+                .as_ref()
+                .filter(|_| sale.is_some())
+                .map(|service| &*service.name),
+            price_sats: sale.map(|(_, price)| price),
+            invoice: sale.map(|(offer, _)| offer.invoice.as_str()),
+            macaroon: sale.map(|(offer, _)| offer.macaroon.as_str()),
+        };
+        // Texts and numbers always have a form in JSON.
+        let body = serde_json::to_string(&problem).unwrap_or_default();
         Self {
             status,
             headers,
@@ -76,8 +115,7 @@ impl Reply {
 
     /// 402 with an offer, or `status` where the operator wants another for refused credentials.
     pub(super) fn challenge(
-        offer: &Offer,
-        price_sats: u64,
+        (offer, price_sats): (&Offer, u64),
         refused: Option<&'static str>,
         status: u16,
         manner: Manner,
@@ -89,17 +127,8 @@ impl Reply {
         } else {
             "Unauthorized"
         };
-        let service = note
-            .service
-            .as_ref()
-            .map(|service| service.name.to_string());
-        let mut reply = Self::problem((title, status, 13), detail, manner, note, |problem| {
-            problem
-                .with("service", service.unwrap_or_default())
-                .with("price_sats", price_sats)
-                .with("invoice", offer.invoice.as_str())
-                .with("macaroon", offer.macaroon.as_str())
-        });
+        let sale = Some((offer, price_sats));
+        let mut reply = Self::with_problem((title, status, 13), detail, manner, note, sale);
         if manner.grpc {
             "payment required".clone_into(&mut reply.body);
         }
@@ -124,40 +153,39 @@ impl Reply {
     }
 
     /// 401 without a challenge: where no invoice may be made.
-    pub(super) fn unauthorized(
-        refused: Option<&'static str>,
-        manner: Manner,
-        mut note: Note,
-    ) -> Self {
-        note.outcome = Outcome::Unauthorized;
+    pub(super) fn unauthorized(refused: Option<&'static str>, manner: Manner, note: Note) -> Self {
         let detail = refused.unwrap_or("a paid credential is needed, and none is sold here");
-        Self::problem(("Unauthorized", 401, 16), detail, manner, note, |problem| {
-            problem
-        })
+        let note = Note {
+            outcome: Outcome::Unauthorized,
+            ..note
+        };
+        Self::problem(("Unauthorized", 401, 16), detail, manner, note)
     }
 
     /// 429.
-    pub(super) fn limited(retry_after: u64, manner: Manner, mut note: Note) -> Self {
-        note.outcome = Outcome::Limited;
-        let kind = ("Too Many Requests", 429, 8);
-        Self::problem(kind, "too many unpaid requests", manner, note, |problem| {
-            problem
-        })
+    pub(super) fn limited(retry_after: u64, manner: Manner, note: Note) -> Self {
+        let note = Note {
+            outcome: Outcome::Limited,
+            ..note
+        };
+        Self::problem(
+            ("Too Many Requests", 429, 8),
+            "too many unpaid requests",
+            manner,
+            note,
+        )
         .with_retry_after(retry_after)
     }
 
     /// 503: a fault of ours. Never with a challenge, since several clients would pay again.
-    pub(super) fn unavailable(retry_after: u64, manner: Manner, mut note: Note) -> Self {
-        note.outcome = Outcome::Unavailable;
-        let kind = ("Service Unavailable", 503, 14);
-        Self::problem(
-            kind,
-            "payments cannot be handled just now",
-            manner,
-            note,
-            |problem| problem,
-        )
-        .with_retry_after(retry_after)
+    pub(super) fn unavailable(retry_after: u64, manner: Manner, note: Note) -> Self {
+        let note = Note {
+            outcome: Outcome::Unavailable,
+            ..note
+        };
+        let detail = "payments cannot be handled just now";
+        Self::problem(("Service Unavailable", 503, 14), detail, manner, note)
+            .with_retry_after(retry_after)
     }
 
     /// 503 for a request about which nothing is known any more.
@@ -169,28 +197,34 @@ impl Reply {
 
     /// 400: an upstream could read the request otherwise than we do.
     pub(super) fn ambiguous(reason: &str, manner: Manner) -> Self {
-        let (kind, note) = (("Bad Request", 400, 3), Note::of(Outcome::Ambiguous));
         let detail = ["the request ", reason].concat();
-        Self::problem(kind, &detail, manner, note, |problem| problem)
+        Self::problem(
+            ("Bad Request", 400, 3),
+            &detail,
+            manner,
+            Note::of(Outcome::Ambiguous),
+        )
     }
 
     /// 414: looking for a service would take too long.
     pub(super) fn too_long(manner: Manner) -> Self {
-        let (kind, note) = (("URI Too Long", 414, 3), Note::of(Outcome::Ambiguous));
-        Self::problem(kind, "the path is too long", manner, note, |problem| {
-            problem
-        })
+        let note = Note::of(Outcome::Ambiguous);
+        Self::problem(
+            ("URI Too Long", 414, 3),
+            "the path is too long",
+            manner,
+            note,
+        )
     }
 
     /// 404: nothing is sold or given away there.
     pub(super) fn unmatched(manner: Manner) -> Self {
-        let (kind, note) = (("Not Found", 404, 12), Note::of(Outcome::Unmatched));
+        let note = Note::of(Outcome::Unmatched);
         Self::problem(
-            kind,
+            ("Not Found", 404, 12),
             "no service is offered here",
             manner,
             note,
-            |problem| problem,
         )
     }
 

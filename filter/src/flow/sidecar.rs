@@ -1,13 +1,14 @@
 //! Calls to the sidecar: when, what, and what their answers mean.
 
-use protocol::api::{self, ClientHint, Offer, Offers, OffersRequest};
+use protocol::api::{self, ClientHint, OffersRequest};
 use protocol::encoding::hex_encode;
 use protocol::policy::PluginConfig;
 use protocol::time::UnixSeconds;
 
 use super::bootstrap::{Keys, Poll, Polled};
-use super::stock::{NoOffers, Shelf};
+use super::stock::{NoOffers, Offer, Shelf};
 use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, millis};
+use crate::json::Json;
 use crate::outcome::CallResult;
 
 /// Offers that all shelves of a gate may hold together, beyond what waiting requests need.
@@ -366,13 +367,15 @@ fn offers_in(answer: &Answer<'_>) -> Result<Vec<Offer>, NoOffers> {
             body,
             ..
         } => {
-            let Offers { offers } = serde_json::from_slice(body).map_err(|_| no_offers(503))?;
-            let are_good = !offers.is_empty() && offers.iter().all(|offer| offer.check().is_ok());
-            if are_good {
-                Ok(offers)
-            } else {
-                Err(no_offers(503))
-            }
+            let json = Json::parse(body);
+            let offers = json
+                .as_ref()
+                .and_then(|json| json.list("offers"))
+                .unwrap_or_default();
+            let offers: Option<Vec<_>> = offers.iter().map(Offer::read).collect();
+            offers
+                .filter(|offers| !offers.is_empty())
+                .ok_or(no_offers(503))
         }
         Answer {
             is_marked: true,

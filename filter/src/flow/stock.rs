@@ -6,8 +6,10 @@
 
 use std::collections::VecDeque;
 
-use protocol::api::{MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate};
+use protocol::api::{MAX_OFFERS_PER_REQUEST, OfferTemplate};
 use protocol::time::UnixSeconds;
+
+use crate::json::Json;
 
 /// Smallest stock of a service in demand.
 const LEAST: u64 = 4;
@@ -19,6 +21,36 @@ const IDLE_MS: u64 = 30_000;
 const CALLS: usize = 4;
 const FIRST_BACKOFF_MS: u64 = 250;
 const LONGEST_BACKOFF_MS: u64 = 10_000;
+
+/// What a 402 shows: the part of [`protocol::api::Offer`] that matters here.
+#[derive(Clone)]
+pub(super) struct Offer {
+    pub(super) invoice: String,
+    pub(super) macaroon: String,
+    /// Unix seconds.
+    show_until: u64,
+}
+
+impl Offer {
+    /// `None` unless both texts can stand between quotation marks in a header.
+    pub(super) fn read(json: &Json<'_>) -> Option<Self> {
+        let text = |key, most| {
+            let text = json.text(key)?;
+            let is_plain =
+                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+            let fits = (1..=most).contains(&text.len()) && text.bytes().all(is_plain);
+            fits.then(|| text.to_owned())
+        };
+        Some(Self {
+            invoice: text("invoice", protocol::api::Offer::MAX_INVOICE_LEN)?,
+            macaroon: text("macaroon", MAX_MACAROON)?,
+            show_until: json.number("show_until")?,
+        })
+    }
+}
+
+/// Two of them and two invoices have to fit into the headers of a reply.
+const MAX_MACAROON: usize = 4 * 1024;
 
 /// The sidecar would not, or could not, make offers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -205,7 +237,6 @@ mod tests {
 
     fn offers(count: u16, show_until: u64) -> Vec<Offer> {
         let offer = Offer {
-            payment_hash: String::new(),
             invoice: String::new(),
             macaroon: String::new(),
             show_until,

@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 
-use protocol::api::Offer;
-
 use super::limits::Prefix;
 use super::reply::Manner;
+use super::stock::Offer;
 
 /// A request that is held.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +29,6 @@ pub(super) struct Unoffered {
 }
 
 /// What is to be done with a request that need not wait any longer.
-#[derive(Debug)]
 pub(super) enum Turn {
     /// Keys have come: decide as if it had just arrived.
     Decide,
@@ -50,7 +48,6 @@ pub(super) enum Turn {
 }
 
 /// A request whose turn it is.
-#[derive(Debug)]
 pub struct Due {
     /// The host's number of the stream.
     pub stream: u32,
