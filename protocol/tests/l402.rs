@@ -79,9 +79,9 @@ fn what_is_meant_for_us_is_taken_out_even_when_it_is_useless() {
         (format!("L402 AgE:{preimage}0"), Malformed::Preimage),
         (
             format!("L402 AgE:{preimage}:{preimage}"),
-            Malformed::Preimage,
+            Malformed::Encoding,
         ),
-        (format!("L402 a:b:{preimage}"), Malformed::Preimage),
+        (format!("L402 a:b:{preimage}"), Malformed::Encoding),
         (format!("L402 A\u{1}E=:{preimage}"), Malformed::Encoding),
         (format!("L402 AgE=,:{preimage}"), Malformed::Encoding),
         (format!("L402 AgE=,,AgE=:{preimage}"), Malformed::Encoding),
@@ -123,6 +123,9 @@ fn a_stray_quotation_mark_hides_no_credential() {
             Upstream::Replaced(before.as_bytes().to_vec()),
             "{before}"
         );
+        // Within quotes it is useless, but ours all the same.
+        let found = parse(&[&format!("{before}, {ours}\"")]);
+        assert_eq!(found.malformed, Some(Malformed::Preimage), "{before}");
     }
 }
 

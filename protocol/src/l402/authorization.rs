@@ -82,12 +82,12 @@ fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed>
         .bytes
         .checked_sub(text.len())
         .ok_or(Malformed::TooLong)?;
+    // The last one, since it is near the end; another before it is no base64.
     let colon = text
         .iter()
-        .position(|byte| *byte == b':')
+        .rposition(|byte| *byte == b':')
         .ok_or(Malformed::NoColon)?;
     let (tokens, preimage) = text.split_at_checked(colon).ok_or(Malformed::NoColon)?;
-    // A second colon is no hexadecimal digit.
     let preimage = preimage
         .strip_prefix(b":")
         .map(<[u8]>::trim_ascii)
