@@ -1,5 +1,7 @@
 //! Calls to the sidecar: when, what, and what their answers mean.
 
+use std::collections::VecDeque;
+
 use protocol::api::{self, ClientHint, OffersRequest};
 use protocol::encoding::hex_encode;
 use protocol::policy::PluginConfig;
@@ -85,8 +87,8 @@ pub(super) struct Sidecar {
     vm: String,
     requests: u64,
     poll: Poll,
-    calls: Vec<Call>,
-    notices: Vec<Notice>,
+    calls: VecDeque<Call>,
+    notices: VecDeque<Notice>,
     says_no_offers: bool,
 }
 
@@ -99,9 +101,9 @@ impl Sidecar {
         let token = origin
             .token
             .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
-        let mut notices = Vec::new();
+        let mut notices = VecDeque::new();
         if token.is_none() {
-            notices.push(Notice::Error(format!(
+            notices.push_back(Notice::Error(format!(
                 "environment variable {} holds no usable token for the sidecar (is it in \
                  host_env_keys?): every paid request is answered 503",
                 config.sidecar.token_env
@@ -116,7 +118,7 @@ impl Sidecar {
                 millis(config.sidecar.timeout),
                 seed,
             ),
-            calls: Vec::new(),
+            calls: VecDeque::new(),
             notices,
             says_no_offers: false,
         }
@@ -187,7 +189,7 @@ impl Sidecar {
         if !body.is_empty() {
             headers.push(("content-type", "application/json".to_owned()));
         }
-        self.calls.push(Call {
+        self.calls.push_back(Call {
             kind,
             cluster: cluster.to_owned(),
             headers,
@@ -244,12 +246,12 @@ impl State {
 impl Gate {
     /// The next call to make.
     pub fn next_call(&mut self) -> Option<Call> {
-        self.state.sidecar.calls.pop()
+        self.state.sidecar.calls.pop_front()
     }
 
     /// The next thing that an operator should read.
     pub fn next_notice(&mut self) -> Option<Notice> {
-        self.state.sidecar.notices.pop()
+        self.state.sidecar.notices.pop_front()
     }
 
     /// A call has been answered, or could not be made. Held requests may now be due.
@@ -282,17 +284,17 @@ impl Gate {
         let notices = &mut state.sidecar.notices;
         match state.sidecar.poll.answered(now_ms, &mut state.keys, told) {
             Polled::First => {
-                notices.push(Notice::Info("keys received from the sidecar".to_owned()));
+                notices.push_back(Notice::Info("keys received from the sidecar".to_owned()));
                 state.waiting.keys_arrived();
                 CallResult::Ok
             }
             Polled::Ok => CallResult::Ok,
             Polled::Recovered => {
-                notices.push(Notice::Info("the sidecar answers again".to_owned()));
+                notices.push_back(Notice::Info("the sidecar answers again".to_owned()));
                 CallResult::Ok
             }
             Polled::NewFault(fault) => {
-                notices.push(Notice::Error(format!("no keys from the sidecar: {fault}")));
+                notices.push_back(Notice::Error(format!("no keys from the sidecar: {fault}")));
                 CallResult::Failed
             }
             Polled::SameFault => CallResult::Failed,
@@ -315,7 +317,7 @@ impl Gate {
                 shelf.arrived(count, offers);
                 if std::mem::take(&mut state.sidecar.says_no_offers) {
                     let notice = "the sidecar makes offers again".to_owned();
-                    state.sidecar.notices.push(Notice::Info(notice));
+                    state.sidecar.notices.push_back(Notice::Info(notice));
                 }
                 CallResult::Ok
             }
@@ -324,7 +326,7 @@ impl Gate {
                 if !std::mem::replace(&mut state.sidecar.says_no_offers, true) {
                     let status = answer.status;
                     let notice = format!("no offers from the sidecar: status {status}");
-                    state.sidecar.notices.push(Notice::Error(notice));
+                    state.sidecar.notices.push_back(Notice::Error(notice));
                 }
                 let NoOffers {
                     status,
