@@ -34,7 +34,10 @@ fn pymacaroons_and_we_accept_each_others_macaroons() -> anyhow::Result<()> {
     let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     ensure!(output.status.success(), "{}", said.concat());
     // A comparison of nothing would also succeed.
-    let count = said[0].split(' ').next().and_then(|count| count.parse::<u32>().ok());
+    let count = said[0]
+        .split(' ')
+        .next()
+        .and_then(|count| count.parse::<u32>().ok());
     ensure!(count.is_some_and(|count| count >= 200), "{}", said.concat());
     Ok(())
 }

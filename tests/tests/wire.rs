@@ -32,8 +32,11 @@ fn named(body: &Value) -> anyhow::Result<(&str, &str)> {
     ))
 }
 
-/// Header lines (name and value) and body of an HTTP/1 answer.
-fn parts(answer: &[u8]) -> anyhow::Result<(Vec<(String, String)>, Vec<u8>)> {
+/// Header lines in order: name and value.
+type Fields = Vec<(String, String)>;
+
+/// Header lines and body of an HTTP/1 answer.
+fn parts(answer: &[u8]) -> anyhow::Result<(Fields, Vec<u8>)> {
     let end = answer
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
