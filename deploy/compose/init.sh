@@ -1,6 +1,7 @@
 #!/bin/bash
 # Funds the seller's node, opens a channel to the buyer's with money on both sides, and leaves in
-# $SECRETS what the sidecar needs to speak to the seller's node. Does nothing the second time.
+# $SECRETS what the sidecar needs to speak to the seller's node. Run again beside the same nodes, it
+# does only the last.
 set -euo pipefail
 
 lncli_of() { # folder, host:port, command…
@@ -30,13 +31,12 @@ wait_for() { # what, command…
 
 # RPC_ACTIVE comes earlier, is enough for an address, and all there is before the first blocks.
 active() { "$1" state | grep -q SERVER_ACTIVE; }
-has_opened() { wait_for "the seller's node is active" active seller && seller listchannels | grep -q '"chan_id"'; }
 has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
 synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
 has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
 connected() { seller listpeers | grep -q "$buyer_key" || seller connect "$buyer_key@$BUYER_PEER"; }
 
-if ! { [ -s "$CHAIN/mining-address" ] && has_opened; }; then
+if ! has_channel seller; then
   address=$(seller newaddress p2wkh | field address)
   echo "$address" >"$CHAIN/mining-address.new"
   mv "$CHAIN/mining-address.new" "$CHAIN/mining-address"
@@ -53,9 +53,6 @@ if ! { [ -s "$CHAIN/mining-address" ] && has_opened; }; then
     --local_amt 16000000 --push_amt 12000000 --node_key "$buyer_key"
   bitcoin generate 6 >/dev/null
 fi
-# After a restart they come up again first.
-wait_for "the seller's node is active" active seller
-wait_for "the buyer's node is active" active buyer
 wait_for "the seller's channel is active" has_channel seller
 wait_for "the buyer's channel is active" has_channel buyer
 

@@ -64,6 +64,13 @@ pub(crate) fn services(root: &Path) -> anyhow::Result<Vec<Service>> {
     yaml.apply_merge()?;
     let file: Value = serde_json::to_value(yaml)?;
     let volumes = object(file.get("volumes").context("no volumes")?)?;
+    for (name, volume) in volumes {
+        let kind = volume.pointer("/driver_opts/type").and_then(Value::as_str);
+        ensure!(
+            kind == Some("tmpfs"),
+            "volume {name} stays when all is stopped"
+        );
+    }
     // Order matters to the reader only, and JSON objects have none: take it from the text.
     let mut services: Vec<Service> = object(file.get("services").context("no services")?)?
         .iter()

@@ -12,7 +12,7 @@ use file::{Condition, services, stages};
 use run::Compose;
 
 #[tokio::test]
-async fn the_compose_file_ends_with_a_purchase_and_does_so_again_after_a_restart() {
+async fn the_compose_file_ends_with_a_purchase_and_does_so_again_when_started_again() {
     let mut compose = Compose::new("compose").unwrap();
     for purchases in 1..=2 {
         compose.up().unwrap();
@@ -43,7 +43,7 @@ async fn the_compose_file_ends_with_a_purchase_and_does_so_again_after_a_restart
             challenge.invoice
         );
         assert_eq!(challenge.check().unwrap(), 10_000);
-        compose.down();
+        compose.down().unwrap();
     }
 }
 

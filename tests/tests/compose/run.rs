@@ -55,13 +55,14 @@ impl Compose {
         Ok(())
     }
 
-    /// `docker compose down`: volumes stay.
-    pub(crate) fn down(&mut self) {
+    /// `docker compose stop`: volumes are in memory and go too.
+    pub(crate) fn down(&mut self) -> anyhow::Result<()> {
         for service in self.services.iter().rev() {
             if let Some(mut process) = self.running.remove(&service.name) {
-                let _ = process.stop(Duration::from_secs(20));
+                process.stop(Duration::from_secs(20))?;
             }
         }
+        Ok(fs::remove_dir_all(self.folder.join("volumes"))?)
     }
 
     /// Waits for a service as another one's `depends_on` would.
@@ -90,6 +91,35 @@ impl Compose {
                     ensure!(output.status.success(), "{name} is not healthy: {said}");
                     Ok(())
                 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A volume in memory is gone as soon as no running container has it.
+    fn drop_unused_volumes(&mut self) -> anyhow::Result<()> {
+        let mut used = Vec::new();
+        for service in &self.services {
+            let running = self
+                .running
+                .get_mut(&service.name)
+                .map(|it| it.ended().is_none());
+            if running == Some(true) {
+                used.extend(
+                    service
+                        .mounts
+                        .iter()
+                        .filter_map(|mount| match &mount.source {
+                            Source::Volume(name) => Some(name.as_str()),
+                            Source::File(_) => None,
+                        }),
+                );
+            }
+        }
+        for entry in fs::read_dir(self.folder.join("volumes"))? {
+            let entry = entry?;
+            if !used.iter().any(|name| entry.file_name() == *name) {
+                fs::remove_dir_all(entry.path())?;
             }
         }
         Ok(())
@@ -225,9 +255,12 @@ impl Translation<'_> {
                 Source::File(file) => {
                     let name = file.file_name().context("no name")?;
                     let here = folder.join("files").join(&self.service.name).join(name);
-                    fs::create_dir_all(here.parent().context("no folder")?)?;
-                    fs::copy(file, &here)?;
-                    files.push(here.clone());
+                    // Once only: the service may be reading it.
+                    if !here.exists() {
+                        fs::create_dir_all(here.parent().context("no folder")?)?;
+                        fs::copy(file, &here)?;
+                        files.push(here.clone());
+                    }
                     here
                 }
             };
