@@ -59,7 +59,6 @@ impl Http {
     }
 
     /// A request to `target`: path and query, sent as they are.
-    #[must_use]
     pub fn request(&self, method: Method, target: &str) -> Request {
         Request {
             http: self.clone(),
@@ -73,13 +72,11 @@ impl Http {
     }
 
     /// A `GET` request.
-    #[must_use]
     pub fn get(&self, target: &str) -> Request {
         self.request(Method::GET, target)
     }
 
     /// A `POST` request.
-    #[must_use]
     pub fn post(&self, target: &str, body: impl Into<Bytes>) -> Request {
         let mut request = self.request(Method::POST, target);
         request.body = body.into();

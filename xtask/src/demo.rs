@@ -21,7 +21,7 @@ pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
         "--bin",
         "boltgate",
     ]))?;
-    run(&mut cargo(&["build", "--locked", "--release", "-p", "e2e"])
+    run(cargo(&["build", "--locked", "--release", "-p", "e2e"])
         .args(["--bin", "demo", "--bin", "weather", "--bin", "leash"]))?;
     become_program("demo", &envoy, args)
 }

@@ -6,7 +6,7 @@
 //! as well on the same folder).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
@@ -97,7 +97,7 @@ fn fuzz(seconds: u64, only: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn targets(folder: &PathBuf) -> anyhow::Result<Vec<String>> {
+fn targets(folder: &Path) -> anyhow::Result<Vec<String>> {
     let files = fs::read_dir(folder.join("fuzz_targets"))
         .with_context(|| format!("no fuzz targets in {}", folder.display()))?;
     let mut names: Vec<String> = files
