@@ -75,6 +75,8 @@ fn what_is_meant_for_us_is_taken_out_even_when_it_is_useless() {
         ("lsat ".to_owned(), Malformed::NoColon),
         ("L402\tx".to_owned(), Malformed::NoColon),
         ("L402 =x".to_owned(), Malformed::NoColon),
+        ("L402\u{c}".to_owned(), Malformed::NoColon),
+        (format!("L402:AgE=:{preimage}"), Malformed::Encoding),
         ("L402 AgE:xyz".to_owned(), Malformed::Preimage),
         (format!("L402 AgE:{preimage}0"), Malformed::Preimage),
         (

@@ -127,7 +127,7 @@ fn macaroons_are_made_byte_for_byte_and_read_back() {
         assert_eq!(caveats, list(case, "caveats"), "{name}");
         assert_eq!(read.identifier(), identifier, "{name}");
         assert!(read.is_signed_with(&root_key), "{name}");
-        assert!(MacaroonBuf::from(&read) == macaroon, "{name}");
+        assert!(MacaroonBuf::from(&read).to_bytes() == written, "{name}");
     }
 }
 

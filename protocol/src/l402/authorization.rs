@@ -101,13 +101,12 @@ fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed>
     Ok(credential)
 }
 
-/// What follows the scheme if it is one of ours; empty if nothing does.
+/// What follows the scheme if it is one of ours; empty if nothing does. Only a blank should follow
+/// it, but whatever ends the name makes it ours, lest an upstream be more lenient than we are.
 fn after_our_scheme(text: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = text.split_at_checked(4)?;
     let is_ours = SCHEMES.iter().any(|ours| scheme.eq_ignore_ascii_case(ours));
-    let ends_there = rest
-        .first()
-        .is_none_or(|byte| is_blank(*byte) || *byte == b',');
+    let ends_there = rest.first().is_none_or(|byte| !is_token(*byte));
     (is_ours && ends_there).then(|| rest.trim_ascii())
 }
 
