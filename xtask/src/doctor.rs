@@ -39,8 +39,8 @@ const NEEDS: [Need; 8] = [
     Need {
         program: "python3",
         args: &["--version"],
-        least: (3, 9),
-        used_for: "fetching Envoy (demo and tests), Python clients (tests)",
+        least: (3, 11),
+        used_for: "fetching Envoy (the demo is content with 3.9), Python clients (tests)",
         how: "apt install python3 python3-venv, or https://www.python.org",
     },
     Need {
