@@ -169,7 +169,12 @@ impl Gate {
     #[must_use]
     pub fn new(config: PluginConfig, origin: Origin) -> Self {
         let services = config.policy.services();
-        let limits = &config.client_limits;
+        let limits = Limits {
+            per_minute: config.client_limits.challenges_per_minute.into(),
+            burst: config.client_limits.burst.into(),
+            paid_factor: config.client_limits.paid_factor.into(),
+        };
+        let seed = origin.vm.last_chunk::<8>().map_or(1, |bytes| u64::from_le_bytes(*bytes));
         let state = State {
             names: services
                 .iter()
@@ -178,11 +183,7 @@ impl Gate {
             sidecar: Sidecar::new(&config, origin),
             keys: Keys::default(),
             verdicts: Verdicts::default(),
-            clients: Clients::new(Limits {
-                per_minute: limits.challenges_per_minute.into(),
-                burst: limits.burst.into(),
-                paid_factor: limits.paid_factor.into(),
-            }),
+            clients: Clients::new(limits, seed),
             shelves: services
                 .iter()
                 .map(|s| Shelf::new(s.template().clone()))

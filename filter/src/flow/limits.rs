@@ -1,14 +1,13 @@
 //! How many challenges one client may cause: a token bucket per address prefix, in bounded memory.
 //!
-//! Two maps of at most [`PREFIXES`] each: when the newer one is full it becomes the older one. A
-//! prefix that has been quiet for as long as that takes is forgotten, which at worst refills its
-//! bucket early.
+//! A table of sets of four, the set chosen by a seeded hash. In a full set the fullest bucket gives
+//! way: it differs least from a new one.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 
-const PREFIXES: usize = 4_096;
+const WAYS: usize = 4;
+const SETS: usize = 2_048;
 /// Buckets count in thousandths of a challenge.
 const MILLI: u64 = 1_000;
 
@@ -52,6 +51,7 @@ impl fmt::Display for Prefix {
 
 #[derive(Clone, Copy)]
 struct Bucket {
+    prefix: Prefix,
     milli: u64,
     filled_ms: u64,
     has_paid: bool,
@@ -81,23 +81,20 @@ impl Limits {
 /// The buckets of all clients.
 pub(super) struct Clients {
     limits: Limits,
-    newer: HashMap<Prefix, Bucket>,
-    older: HashMap<Prefix, Bucket>,
+    seed: u64,
+    /// Empty until the first client comes.
+    sets: Vec<[Option<Bucket>; WAYS]>,
 }
 
 impl Clients {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            newer: HashMap::new(),
-            older: HashMap::new(),
-        }
+    pub(super) const fn new(limits: Limits, seed: u64) -> Self {
+        Self { limits, seed, sets: Vec::new() }
     }
 
     /// Takes one challenge from the client's bucket; else the seconds after which there is one.
     pub(super) fn take(&mut self, prefix: Prefix, now_ms: u64) -> Result<(), u64> {
         let limits = self.limits;
-        let bucket = self.bucket(prefix, now_ms);
+        let Some(bucket) = self.bucket(prefix, now_ms) else { return Err(1) };
         let (per_minute, burst) = limits.of(bucket.has_paid);
         // In the future only after the clock was set back.
         bucket.filled_ms = bucket.filled_ms.min(now_ms);
@@ -126,7 +123,7 @@ impl Clients {
     /// The client has presented something paid for: larger limits from now on.
     pub(super) fn has_paid(&mut self, prefix: Prefix, now_ms: u64) {
         let (_, burst) = self.limits.of(true);
-        let bucket = self.bucket(prefix, now_ms);
+        let Some(bucket) = self.bucket(prefix, now_ms) else { return };
         if !bucket.has_paid {
             bucket.has_paid = true;
             bucket.milli = burst.saturating_mul(MILLI);
@@ -135,24 +132,46 @@ impl Clients {
 
     /// Whether the client is known to have paid.
     pub(super) fn is_known_to_have_paid(&self, prefix: Prefix) -> bool {
-        self.newer
-            .get(&prefix)
-            .or_else(|| self.older.get(&prefix))
-            .is_some_and(|b| b.has_paid)
+        let set = self.sets.get(self.set_of(prefix));
+        let known = set.and_then(|set| set.iter().flatten().find(|b| b.prefix == prefix));
+        known.is_some_and(|bucket| bucket.has_paid)
     }
 
-    fn bucket(&mut self, prefix: Prefix, now_ms: u64) -> &mut Bucket {
-        if self.newer.len() >= PREFIXES && !self.newer.contains_key(&prefix) {
-            self.older = std::mem::take(&mut self.newer);
+    fn bucket(&mut self, prefix: Prefix, now_ms: u64) -> Option<&mut Bucket> {
+        if self.sets.is_empty() {
+            self.sets.resize(SETS, [None; WAYS]);
         }
-        let (older, limits) = (&mut self.older, self.limits);
-        self.newer.entry(prefix).or_insert_with(|| {
-            older.remove(&prefix).unwrap_or_else(|| Bucket {
-                milli: limits.of(false).1.saturating_mul(MILLI),
-                filled_ms: now_ms,
-                has_paid: false,
-            })
-        })
+        let (_, burst) = self.limits.of(false);
+        let index = self.set_of(prefix);
+        let set = self.sets.get_mut(index)?;
+        let known = set.iter().position(|way| way.is_some_and(|b| b.prefix == prefix));
+        let place = known.or_else(|| {
+            let fullness = |way: &Option<Bucket>| way.map_or(u64::MAX, |bucket| bucket.milli);
+            let ways = set.iter().enumerate();
+            ways.max_by_key(|(_, way)| fullness(way)).map(|(place, _)| place)
+        })?;
+        let way = set.get_mut(place)?;
+        if known.is_none() {
+            let milli = burst.saturating_mul(MILLI);
+            *way = Some(Bucket { prefix, milli, filled_ms: now_ms, has_paid: false });
+        }
+        way.as_mut()
+    }
+
+    /// The seed keeps strangers from choosing the set that they fill.
+    fn set_of(&self, prefix: Prefix) -> usize {
+        const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
+        let bits = match prefix.address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let (high, low) = ((bits >> 64) as u64, bits as u64);
+        let mut hash = self.seed;
+        for part in [high, low] {
+            hash = (hash ^ part).wrapping_mul(PRIME);
+            hash ^= hash >> 32;
+        }
+        usize::try_from(hash & 0xffff_ffff).unwrap_or_default() % SETS
     }
 }
 
@@ -161,11 +180,7 @@ mod tests {
     use super::*;
 
     fn clients() -> Clients {
-        Clients::new(Limits {
-            per_minute: 60,
-            burst: 3,
-            paid_factor: 10,
-        })
+        Clients::new(Limits { per_minute: 60, burst: 3, paid_factor: 10 }, 7)
     }
 
     fn prefix(address: &str) -> Prefix {
@@ -228,7 +243,7 @@ mod tests {
                 assert_eq!(clients.take(busy, 0), Err(1), "after {number}");
             }
         }
-        assert!(clients.newer.len() + clients.older.len() <= 2 * PREFIXES);
+        assert_eq!(clients.sets.len(), SETS);
     }
 
     #[test]
