@@ -67,6 +67,12 @@ pub enum PoolError {
     Timeout,
 }
 
+/// What a request for invoices got.
+enum Asked {
+    Ready(Vec<Invoice>),
+    Queued(oneshot::Receiver<Result<Invoice, PoolError>>),
+}
+
 /// All pools.
 pub struct Pools<N> {
     node: Arc<Node<N>>,
@@ -141,9 +147,9 @@ impl<N: Lightning> Pools<N> {
         patience: Duration,
     ) -> Result<Taken<N>, PoolError> {
         let want = usize::from(want.max(1));
-        let mut waiter = match self.take_ready(key, want) {
-            Ok(ready) => return Ok(self.taken(key, ready)),
-            Err(queued) => queued?,
+        let mut waiter = match self.ask(key, want)? {
+            Asked::Ready(ready) => return Ok(self.taken(key, ready)),
+            Asked::Queued(waiter) => waiter,
         };
         let invoice = match tokio::time::timeout(patience, &mut waiter).await {
             Ok(answer) => answer.unwrap_or(Err(PoolError::Timeout))?,
@@ -207,13 +213,8 @@ impl<N: Lightning> Pools<N> {
         }
     }
 
-    /// `Ok`: invoices. `Err(Ok)`: a place in the queue.
-    fn take_ready(
-        self: &Arc<Self>,
-        key: &PoolKey,
-        want: usize,
-    ) -> Result<Vec<Invoice>, Result<oneshot::Receiver<Result<Invoice, PoolError>>, PoolError>>
-    {
+    /// Takes what is ready, or a place in the queue.
+    fn ask(self: &Arc<Self>, key: &PoolKey, want: usize) -> Result<Asked, PoolError> {
         let now = self.clock.monotonic();
         let mut pools = self.lock();
         let waiting: usize = pools.values().map(|pool| pool.waiting.len()).sum();
@@ -227,17 +228,17 @@ impl<N: Lightning> Pools<N> {
             self.in_hand
                 .fetch_add(ready.len() as u64, Ordering::Relaxed);
             self.mint(&mut pools, key);
-            return Ok(ready);
+            return Ok(Asked::Ready(ready));
         }
         if let Some(status) = self
             .node
             .status()
             .filter(|status| *status != NodeStatus::Ready)
         {
-            return Err(Err(PoolError::NodeDown(status)));
+            return Err(PoolError::NodeDown(status));
         }
         if waiting >= MOST_WAITING {
-            return Err(Err(PoolError::TooManyWaiting));
+            return Err(PoolError::TooManyWaiting);
         }
         let (waiter, place) = oneshot::channel();
         pool.waiting.retain(|waiter| !waiter.is_closed());
@@ -247,9 +248,9 @@ impl<N: Lightning> Pools<N> {
         if begun == 0
             && pool.is_some_and(|pool| pool.minting == 0 && pool.waiting.pop_back().is_some())
         {
-            return Err(Err(PoolError::TooManyOutstanding));
+            return Err(PoolError::TooManyOutstanding);
         }
-        Err(Ok(place))
+        Ok(Asked::Queued(place))
     }
 
     /// Starts making what a pool lacks, within the limits; gives how many were begun.

@@ -327,3 +327,6 @@ fn is_vm_name(text: &str) -> bool {
 fn to_gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

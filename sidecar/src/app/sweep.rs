@@ -128,3 +128,6 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,6 @@ struct ReadyQuery {
 }
 
 /// The routes.
-#[must_use]
 pub fn router<L: Ledger, N: Lightning>(app: Arc<App<L, N>>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -43,7 +43,6 @@ pub struct ApiState<L, N> {
 }
 
 /// The routes.
-#[must_use]
 pub fn router<L: Ledger, N: Lightning>(state: ApiState<L, N>) -> Router {
     let state = Arc::new(state);
     Router::new()
@@ -124,19 +123,16 @@ async fn offers<L: Ledger, N: Lightning>(
     let body = body.map_err(|rejection| {
         ApiProblem::new(rejection.status(), "unreadable body", rejection.body_text())
     })?;
-    let request: OffersRequest =
-        serde_json::from_slice(&body).map_err(|error| ApiProblem::invalid(error))?;
+    let request: OffersRequest = serde_json::from_slice(&body).map_err(ApiProblem::invalid)?;
     // A task of its own: if the filter has gone, what was taken from the pool still ends well.
     let app = Arc::clone(&state.app);
     let task = tokio::spawn(async move { app.issuer.offers(&request).await });
-    let offers = task
-        .await
-        .map_err(|error| ApiProblem::unavailable(error))??;
+    let offers = task.await.map_err(ApiProblem::unavailable)??;
     json(&offers)
 }
 
 fn json(value: &impl Serialize) -> Result<Response, ApiProblem> {
-    let body = serde_json::to_vec(value).map_err(|error| ApiProblem::unavailable(error))?;
+    let body = serde_json::to_vec(value).map_err(ApiProblem::unavailable)?;
     let mut response = Response::new(Body::from(body));
     response
         .headers_mut()

@@ -36,7 +36,6 @@ struct PayAnswer {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(node: DevNode) -> Router {
     Router::new()
         .route("/pay", post(pay))

@@ -1,0 +1,10 @@
+//! The sidecar over real HTTP, with a real SQLite file and the dev network, or with a small fake
+//! of LND's gRPC interface.
+
+mod bootstrap;
+mod fake_lnd;
+mod lnd;
+mod offers;
+mod process;
+mod support;
+mod transport;

@@ -1,0 +1,418 @@
+//! The built program: killed, ended, asked by its own command line.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Instant;
+
+use hyper::StatusCode;
+use protocol::encoding::hex_encode;
+use protocol::time::UnixSeconds;
+use sidecar::adapters::ledger::sqlite::SqliteLedger;
+use sidecar::domain::keys::KeySource;
+use sidecar::domain::ports::Ledger as _;
+use tempfile::TempDir;
+
+use crate::offers::verified;
+use crate::support::{Api, TOKEN, eventually, pay, wish};
+
+struct Program {
+    child: Child,
+    api: Api,
+    admin: SocketAddr,
+    dev: SocketAddr,
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+fn write_config(dir: &Path) {
+    std::fs::write(dir.join("token"), format!("{TOKEN}\n")).unwrap();
+    let [api, admin, dev] = [free_address(), free_address(), free_address()];
+    let dir = dir.display();
+    let yaml = format!(
+        "listen: {api}\nadmin: {admin}\ntokenFiles: ['{dir}/token']\ndrain: 2s\n\
+         ledger: {{ sqlite: {{ path: '{dir}/ledger.db' }} }}\n\
+         lightning: {{ dev: {{ listen: {dev} }} }}\nlog: {{ level: trace }}\n\
+         filters: {{ liveWindow: 1s }}\n"
+    );
+    std::fs::write(format!("{dir}/config.yaml"), yaml).unwrap();
+}
+
+fn address(dir: &Path, key: &str) -> SocketAddr {
+    let text = std::fs::read_to_string(dir.join("config.yaml")).unwrap();
+    let (_, rest) = text.split_once(&format!("{key}: ")).unwrap();
+    rest.split(['\n', ' ', '}'])
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_boltgate"));
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command on the folder's configuration.
+async fn run(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(dir, arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+impl Program {
+    async fn start(dir: &Path) -> Self {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("log"))
+            .unwrap();
+        let child = command(dir, &["run", "--config", "config.yaml"])
+            .stderr(log.try_clone().unwrap())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        let program = Self {
+            child,
+            api: Api(address(dir, "listen")),
+            admin: address(dir, "admin"),
+            dev: address(dir, "dev: { listen"),
+        };
+        let url = format!("http://{}/readyz?require=lightning", program.admin);
+        eventually("ready", async || {
+            let answer = sidecar::http::client::request(&url, None).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        program
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self) {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        eventually("the end", async || self.child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn kill_and_restart_keep_keys_offers_and_sales() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let keys = program.api.bootstrap(None).await.unwrap().keys;
+    let offers = program.api.collect(2).await;
+    let first = pay(program.dev, &offers[0].invoice).await.unwrap();
+    program.kill();
+
+    let program = Program::start(dir.path()).await;
+    let bootstrap = program.api.bootstrap(None).await.unwrap();
+    assert_eq!(bootstrap.keys, keys);
+    let second = pay(program.dev, &offers[1].invoice).await.unwrap();
+    verified(&bootstrap, &offers[0], &first).unwrap();
+    verified(&bootstrap, &offers[1], &second).unwrap();
+    let paid_again = pay(program.dev, &offers[0].invoice).await;
+    assert_eq!(paid_again, Err("invoice is already paid".to_owned()));
+
+    // Both sales, each once, whenever the kill came.
+    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    eventually("both sales", async || {
+        let sales = ledger.sales(UnixSeconds(0), 10).await.unwrap();
+        (sales.len() == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn offers_that_left_before_a_kill_are_in_the_ledger() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let api = program.api;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        tasks.spawn(async move { api.offers(4).await.offers });
+    }
+    let mut hashes = Vec::new();
+    // Killed while some are still on their way.
+    while hashes.len() < 12 {
+        let offers = tasks.join_next().await.unwrap().unwrap();
+        hashes.extend(offers.into_iter().map(|offer| offer.payment_hash));
+    }
+    tasks.abort_all();
+    program.kill();
+    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    for hash in hashes {
+        let name = sidecar::domain::ledger::OfferName::PaymentHash(hash.parse().unwrap());
+        assert!(ledger.find_offer(name).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_exits_with_0() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let mut program = Program::start(dir.path()).await;
+    program.api.offers(8).await;
+    let (api, admin) = (program.api, program.admin);
+    let begun = Instant::now();
+    program.signal();
+    let url = format!("http://{admin}/readyz");
+    eventually("not ready", async || {
+        let answer = sidecar::http::client::request(&url, None).await.ok()?;
+        (answer.status == 503).then_some(())
+    })
+    .await;
+    let answer = api.ask(&wish(1)).await;
+    assert_eq!(answer.status, StatusCode::OK, "still serving for a moment");
+    let status = program.ended().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(begun.elapsed().as_secs() < 10);
+}
+
+#[tokio::test]
+async fn no_secret_is_in_any_log_line() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let mut program = Program::start(dir.path()).await;
+    let offers = program.api.collect(3).await;
+    let preimage = pay(program.dev, &offers[0].invoice).await.unwrap();
+    let keys = program.api.bootstrap(None).await.unwrap().keys;
+    let revoke = [
+        "tokens",
+        "revoke",
+        "--config",
+        "config.yaml",
+        "--macaroon",
+        &offers[0].macaroon,
+    ];
+    let revoked = run(dir.path(), &revoke).await;
+    assert!(revoked.status.success());
+    assert!(
+        run(dir.path(), &["keys", "rotate", "--config", "config.yaml"])
+            .await
+            .status
+            .success()
+    );
+    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    let snapshot = ledger.snapshot().await.unwrap();
+    program.signal();
+    assert_eq!(program.ended().await.code(), Some(0));
+
+    let mut log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    log.push_str(&String::from_utf8_lossy(&revoked.stdout));
+    let mut secrets = vec![TOKEN.to_owned(), preimage];
+    secrets.extend(keys.iter().map(|key| key.l402.clone()));
+    for offer in &offers {
+        secrets.push(offer.macaroon.clone());
+    }
+    for generation in &snapshot.generations {
+        let KeySource::Ledger(master) = &generation.source else {
+            panic!("not in the ledger")
+        };
+        secrets.push(hex_encode(master.expose()));
+    }
+    assert!(log.contains("\"message\":\"sale\""), "the log is there");
+    for secret in secrets {
+        let lower = log.to_lowercase();
+        assert!(
+            !lower.contains(&secret.to_lowercase()),
+            "a secret is in the log"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_revoked_by_any_name_from_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let offers = program.api.collect(3).await;
+    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    let name =
+        sidecar::domain::ledger::OfferName::PaymentHash(offers[1].payment_hash.parse().unwrap());
+    let token_id = ledger
+        .find_offer(name)
+        .await
+        .unwrap()
+        .unwrap()
+        .token_id
+        .to_string();
+    for (flag, value) in [
+        ("--payment-hash", offers[0].payment_hash.as_str()),
+        ("--token-id", token_id.as_str()),
+        ("--macaroon", offers[2].macaroon.as_str()),
+    ] {
+        let arguments = ["tokens", "revoke", flag, value, "--config", "config.yaml"];
+        let output = run(dir.path(), &arguments).await;
+        assert!(output.status.success(), "{flag}: {output:?}");
+    }
+    eventually("all revoked", async || {
+        let bootstrap = program.api.bootstrap(None).await.unwrap();
+        (bootstrap.revocations.add.len() == 3).then_some(())
+    })
+    .await;
+    let unknown = [
+        "tokens",
+        "revoke",
+        "--payment-hash",
+        &"00".repeat(32),
+        "--config",
+        "config.yaml",
+    ];
+    assert_eq!(run(dir.path(), &unknown).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let old = program.api.offers(1).await.offers.remove(0);
+    let paid = pay(program.dev, &old.invoice).await.unwrap();
+    let rotate = ["keys", "rotate", "--config", "config.yaml"];
+    assert!(run(dir.path(), &rotate).await.status.success());
+    let refused = run(dir.path(), &rotate).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("generation 1 is next"));
+
+    let mut known: Option<String> = None;
+    let fresh = eventually("an offer under the new key", async || {
+        if let Some(bootstrap) = program.api.bootstrap(known.as_deref()).await {
+            verified(&bootstrap, &old, &paid).unwrap();
+            known = Some(bootstrap.version);
+        }
+        let offer = program.api.offers(1).await.offers.remove(0);
+        let token = protocol::encoding::base64_decode_lenient(&offer.macaroon).unwrap();
+        let macaroon = protocol::macaroon::Macaroon::parse(&token).unwrap();
+        let id = protocol::l402::Identifier::parse(macaroon.identifier()).unwrap();
+        (id.token_id.generation() == 1).then_some(offer)
+    })
+    .await;
+    let bootstrap = program.api.bootstrap(None).await.unwrap();
+    let paid_fresh = pay(program.dev, &fresh.invoice).await.unwrap();
+    verified(&bootstrap, &old, &paid).unwrap();
+    verified(&bootstrap, &fresh, &paid_fresh).unwrap();
+}
+
+#[tokio::test]
+async fn a_second_sidecar_on_the_same_ledger_is_refused() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let _program = Program::start(dir.path()).await;
+    let output = run(
+        dir.path(),
+        &[
+            "run",
+            "--config",
+            "config.yaml",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--set",
+            "lightning.dev.listen=127.0.0.1:0",
+        ],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in use by another sidecar"));
+}
+
+#[tokio::test]
+async fn the_command_line_says_what_is_wrong_and_helps() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let good = run(dir.path(), &["check-config", "--config", "config.yaml"]).await;
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    std::fs::write(dir.path().join("bad.yaml"), "listen: x\nfoo: 1\n").unwrap();
+    std::fs::write(
+        dir.path().join("plugin.json"),
+        "{\"services\": 5, \"bar\": 1}",
+    )
+    .unwrap();
+    let arguments = [
+        "check-config",
+        "--config",
+        "bad.yaml",
+        "--plugin",
+        "plugin.json",
+    ];
+    let bad = run(dir.path(), &arguments).await;
+    assert_eq!(bad.status.code(), Some(64));
+    let errors = String::from_utf8(bad.stderr).unwrap();
+    for expected in [
+        "listen: ",
+        "foo: ",
+        "ledger: ",
+        "plugin.json: ",
+        "services",
+        "bar",
+    ] {
+        assert!(errors.contains(expected), "{expected} not in {errors}");
+    }
+    assert_eq!(
+        run(dir.path(), &["run", "--config", "bad.yaml"])
+            .await
+            .status
+            .code(),
+        Some(64)
+    );
+    let schema = run(dir.path(), &["schema"]).await;
+    assert!(serde_json::from_slice::<serde_json::Value>(&schema.stdout).is_ok());
+    let plugin = run(dir.path(), &["schema", "plugin"]).await;
+    assert!(serde_json::from_slice::<serde_json::Value>(&plugin.stdout).is_ok());
+    assert!(run(dir.path(), &["completions", "bash"]).await.stdout.len() > 100);
+    let version = run(dir.path(), &["--version"]).await;
+    assert!(String::from_utf8_lossy(&version.stdout).starts_with("boltgate 0."));
+    let nobody = format!("http://{}/readyz", free_address());
+    let health = run(dir.path(), &["healthcheck", "--url", &nobody]).await;
+    assert_eq!(health.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn an_invoice_is_paid_from_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let offer = program.api.offers(1).await.offers.remove(0);
+    let url = format!("http://{}", program.dev);
+    let paid = run(dir.path(), &["dev", "pay", &offer.invoice, "--url", &url]).await;
+    let preimage = String::from_utf8(paid.stdout).unwrap();
+    let bootstrap = program.api.bootstrap(None).await.unwrap();
+    verified(&bootstrap, &offer, preimage.trim()).unwrap();
+    let again = run(dir.path(), &["dev", "pay", &offer.invoice, "--url", &url]).await;
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already paid"));
+}

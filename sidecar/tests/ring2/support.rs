@@ -1,0 +1,272 @@
+//! A sidecar in this process, a client for it, and waiting.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use protocol::api::{
+    BOOTSTRAP_PATH, Bootstrap, ClientHint, OFFERS_PATH, Offer, OfferTemplate, Offers, OffersRequest,
+};
+use serde_json::Value;
+use sidecar::Running;
+use sidecar::config::{self, Sources};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const TOKEN: &str = "ring2-bearer-token-1";
+pub(crate) const PREVIOUS: &str = "ring2-bearer-token-0";
+pub(crate) const VM: &str = "0123456789abcdef0123456789abcdef";
+
+/// A sidecar and its folder.
+pub(crate) struct Sidecar {
+    pub(crate) dir: TempDir,
+    pub(crate) running: Option<Running>,
+    pub(crate) api: Api,
+    pub(crate) admin: SocketAddr,
+    pub(crate) dev: Option<SocketAddr>,
+    stop: CancellationToken,
+}
+
+impl Sidecar {
+    /// With the dev network; `more` is YAML.
+    pub(crate) async fn dev(more: &str) -> Self {
+        Self::dev_in(TempDir::new().unwrap(), "{ listen: 127.0.0.1:0 }", more).await
+    }
+
+    pub(crate) async fn dev_in(dir: TempDir, dev: &str, more: &str) -> Self {
+        Self::start(dir, &format!("lightning: {{ dev: {dev} }}\n{more}\n")).await
+    }
+
+    pub(crate) async fn start(dir: TempDir, more: &str) -> Self {
+        let stop = CancellationToken::new();
+        let config = load(&yaml(&dir, more));
+        let running = sidecar::start(config, stop.clone().cancelled_owned())
+            .await
+            .unwrap();
+        Self {
+            api: Api(running.api),
+            admin: running.admin,
+            dev: running.dev,
+            running: Some(running),
+            stop,
+            dir,
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.dir.path().join("ledger.db")
+    }
+
+    /// Ends it in order and gives its folder back.
+    pub(crate) async fn end(mut self) -> TempDir {
+        self.stop.cancel();
+        if let Some(running) = self.running.take() {
+            running.ended().await;
+        }
+        self.dir
+    }
+
+    pub(crate) async fn pay(&self, invoice: &str) -> Result<String, String> {
+        pay(self.dev.unwrap(), invoice).await
+    }
+
+    pub(crate) async fn ready(&self, query: &str) -> (u16, Value) {
+        let url = format!("http://{}/readyz{query}", self.admin);
+        let answer = sidecar::http::client::request(&url, None).await.unwrap();
+        (answer.status, serde_json::from_str(&answer.body).unwrap())
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.admin);
+        sidecar::http::client::request(&url, None)
+            .await
+            .unwrap()
+            .body
+    }
+
+    pub(crate) async fn metric(&self, line: &str) -> Option<f64> {
+        let text = self.metrics().await;
+        let rest = text.lines().find_map(|l| l.strip_prefix(line))?;
+        rest.trim().parse().ok()
+    }
+}
+
+pub(crate) fn yaml(dir: &TempDir, more: &str) -> String {
+    let ledger = dir.path().join("ledger.db");
+    format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nledger: {{ sqlite: {{ path: '{}' }} }}\n\
+         drain: 1s\n{more}",
+        ledger.display()
+    )
+}
+
+pub(crate) fn load(yaml: &str) -> config::Config {
+    let sources = Sources {
+        file: yaml.to_owned(),
+        flags: Vec::new(),
+    };
+    let variables = |name: &str| match name {
+        "BOLTGATE_TOKEN" => Some(TOKEN.to_owned()),
+        "BOLTGATE_TOKEN_PREVIOUS" => Some(PREVIOUS.to_owned()),
+        _ => None,
+    };
+    config::load(&sources, variables).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+/// Pays at the door of a dev network; the preimage, or what it says.
+pub(crate) async fn pay(door: SocketAddr, invoice: &str) -> Result<String, String> {
+    let body = serde_json::json!({ "invoice": invoice }).to_string();
+    let url = format!("http://{door}/pay");
+    let answer = sidecar::http::client::request(&url, Some(body)).await?;
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    match body["preimage"].as_str() {
+        Some(preimage) => Ok(preimage.to_owned()),
+        None => Err(body["message"].as_str().unwrap_or_default().to_owned()),
+    }
+}
+
+/// An answer of the API.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+/// A client of the API.
+#[derive(Clone, Copy)]
+pub(crate) struct Api(pub(crate) SocketAddr);
+
+impl Api {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let io = TokioIo::new(TcpStream::connect(self.0).await.unwrap());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        read(sender.send_request(request).await.unwrap()).await
+    }
+
+    pub(crate) async fn send_h2(&self, request: Request<Full<Bytes>>) -> Answer {
+        let io = TokioIo::new(TcpStream::connect(self.0).await.unwrap());
+        let executor = TokioExecutor::new();
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        read(sender.send_request(request).await.unwrap()).await
+    }
+
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        target: &str,
+        body: impl Into<Bytes>,
+    ) -> Request<Full<Bytes>> {
+        Request::builder()
+            .method(method)
+            .uri(format!("http://{}{target}", self.0))
+            .header("host", "boltgate")
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .body(Full::new(body.into()))
+            .unwrap()
+    }
+
+    /// `None`: nothing new.
+    pub(crate) async fn bootstrap(&self, known: Option<&str>) -> Option<Bootstrap> {
+        let known = known.map_or(String::new(), |known| format!("&known={known}"));
+        let target = format!("{BOOTSTRAP_PATH}?vm={VM}{known}");
+        let answer = self.send(self.request("GET", &target, "")).await;
+        match answer.status {
+            StatusCode::NOT_MODIFIED => None,
+            StatusCode::OK => Some(serde_json::from_slice(&answer.body).unwrap()),
+            other => panic!("{other}"),
+        }
+    }
+
+    pub(crate) async fn ask(&self, request: &OffersRequest) -> Answer {
+        let body = serde_json::to_vec(request).unwrap();
+        self.send(self.request("POST", OFFERS_PATH, body)).await
+    }
+
+    /// At least `count` offers, in as many requests as it takes.
+    pub(crate) async fn collect(&self, count: usize) -> Vec<Offer> {
+        let mut offers = Vec::new();
+        while offers.len() < count {
+            offers.extend(self.offers(4).await.offers);
+        }
+        offers
+    }
+
+    pub(crate) async fn offers(&self, count: u16) -> Offers {
+        let answer = self.ask(&wish(count)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+}
+
+async fn read(answer: hyper::Response<hyper::body::Incoming>) -> Answer {
+    let (parts, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    }
+}
+
+pub(crate) fn template() -> OfferTemplate {
+    OfferTemplate {
+        service: "weather".to_owned(),
+        tier: 2,
+        price_msat: protocol::amount::Msat::new(10_000).unwrap(),
+        lifetime_seconds: Some(3_600),
+        capabilities: vec!["forecast".to_owned()],
+        constraints: vec![("forecast_volume".to_owned(), "5".to_owned())],
+    }
+}
+
+pub(crate) fn wish(count: u16) -> OffersRequest {
+    OffersRequest {
+        vm: VM.to_owned(),
+        request_id: VM.to_owned(),
+        count,
+        template: template(),
+        client: None,
+    }
+}
+
+pub(crate) fn wish_of(prefix: &str, has_paid: bool) -> OffersRequest {
+    let client = ClientHint {
+        prefix: prefix.to_owned(),
+        has_paid,
+    };
+    OffersRequest {
+        client: Some(client),
+        ..wish(1)
+    }
+}
+
+/// Waits until `condition` gives something.
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
