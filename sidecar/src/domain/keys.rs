@@ -211,7 +211,7 @@ impl FilterRegistry {
         if missing > 0 {
             return Promotion::Unacknowledged(missing);
         }
-        if now.saturating_sub(self.started) < self.window {
+        if now.saturating_sub(self.started) <= self.window {
             return Promotion::Listening;
         }
         Promotion::Allowed

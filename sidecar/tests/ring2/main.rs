@@ -1,6 +1,14 @@
 //! The sidecar over real HTTP, with a real SQLite file and the dev network, or with a small fake
 //! of LND's gRPC interface.
 
+// The helpers between the tests are tests, too.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
 mod bootstrap;
 mod fake_lnd;
 mod lnd;

@@ -2,12 +2,7 @@
 //!
 //! A store's own tests call [`all`] with a way to make an empty ledger. It panics at the first
 //! thing that is not as it must be, so it belongs into tests only.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::missing_panics_doc
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,7 +25,7 @@ const NOW: u64 = 1_800_000_000_000;
 const NODE: NodeId = NodeId([2; 33]);
 
 /// Everything, each on an empty ledger of its own.
-pub async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
+pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     first_key_is_installed_once(make().await).await;
     rotation_goes_next_current_retired(make().await).await;
     retired_keys_stay_while_tokens_live(make().await).await;

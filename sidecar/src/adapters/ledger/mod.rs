@@ -1,4 +1,5 @@
 //! Stores behind the ledger port.
 
-pub mod conformance;
+#[cfg(test)]
+mod conformance;
 pub mod sqlite;

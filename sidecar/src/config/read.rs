@@ -1,0 +1,284 @@
+//! Every setting with its default and its bounds.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::section::Section;
+use super::{
+    Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, TlsFiles, duration,
+    secrets,
+};
+
+pub(super) fn everything(
+    mut root: Section,
+    environment: &impl Fn(&str) -> Option<String>,
+) -> Option<Config> {
+    let listen = address(&mut root, "listen", 9402);
+    let admin = address(&mut root, "admin", 9403);
+    let tls = root.section("tls").and_then(tls_files);
+    let in_mesh = root.parsed("plainHttp", |text| match text {
+        "loopback" => Ok(false),
+        "mesh" => Ok(true),
+        _ => Err("must be loopback or mesh"),
+    });
+    if tls.is_none() && !listen.ip().is_loopback() && in_mesh != Some(true) {
+        root.problem(
+            "listen",
+            "plain HTTP on an address that is not loopback needs `tls`, or \
+            `plainHttp: mesh` where a mesh encrypts it",
+        );
+    }
+    let tokens = secrets::bearer_tokens(&mut root, environment);
+    let (master_keys, master_key_file) = secrets::master_keys(&mut root, environment);
+    let ledger = ledger(&mut root);
+    let lightning = lightning(&mut root);
+    let offers = offers(root.section_or_default("offers"));
+    let filters = filters(root.section_or_default("filters"));
+    let drain = duration_setting(&mut root, "drain", Duration::from_secs(10));
+    let log = log(root.section_or_default("log"));
+    root.finish();
+    Some(Config {
+        listen,
+        admin,
+        tls,
+        tokens: tokens?,
+        master_keys,
+        master_key_file,
+        ledger: ledger?,
+        lightning: lightning?,
+        offers,
+        filters,
+        drain,
+        log,
+    })
+}
+
+fn address(section: &mut Section, key: &'static str, default_port: u16) -> SocketAddr {
+    let parse = |text: &str| {
+        text.parse()
+            .map_err(|_| format!("must be an address such as 127.0.0.1:{default_port}"))
+    };
+    section
+        .parsed(key, parse)
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], default_port)))
+}
+
+fn duration_setting(section: &mut Section, key: &'static str, default: Duration) -> Duration {
+    section.parsed(key, duration::parse).unwrap_or(default)
+}
+
+fn duration_from(
+    section: &mut Section,
+    key: &'static str,
+    default: Duration,
+    least: Duration,
+) -> Duration {
+    let value = duration_setting(section, key, default);
+    if value < least {
+        section.problem(key, format!("must be at least {least:?}"));
+    }
+    value
+}
+
+fn required_path(section: &mut Section, key: &'static str) -> Option<PathBuf> {
+    let path = section.text(key);
+    if path.is_none() {
+        section.problem(key, "is required");
+    }
+    path.map(PathBuf::from)
+}
+
+fn tls_files(mut section: Section) -> Option<TlsFiles> {
+    let certificate = required_path(&mut section, "certFile");
+    let key = required_path(&mut section, "keyFile");
+    section.finish();
+    Some(TlsFiles {
+        certificate: certificate?,
+        key: key?,
+    })
+}
+
+fn ledger(root: &mut Section) -> Option<PathBuf> {
+    let Some(mut ledger) = root.section("ledger") else {
+        root.problem(
+            "ledger",
+            "is required, such as `sqlite: { path: ledger.db }`",
+        );
+        return None;
+    };
+    let path = match ledger.section("sqlite") {
+        Some(mut sqlite) => {
+            let path = required_path(&mut sqlite, "path");
+            sqlite.finish();
+            path
+        }
+        None => {
+            ledger.problem("sqlite", "is required");
+            None
+        }
+    };
+    ledger.finish();
+    path
+}
+
+fn lightning(root: &mut Section) -> Option<LightningConfig> {
+    let Some(mut section) = root.section("lightning") else {
+        root.problem(
+            "lightning",
+            "is required: `lnd`, or `dev` where no money may move",
+        );
+        return None;
+    };
+    let dev = section.section("dev");
+    let lnd = section.section("lnd");
+    let config = match (dev, lnd) {
+        (Some(dev), None) => dev_network(dev),
+        (None, Some(lnd)) => lnd_node(lnd),
+        (None, None) => {
+            root.problem("lightning", "one of `lnd` and `dev` is required");
+            None
+        }
+        (Some(_), Some(_)) => {
+            root.problem("lightning", "only one of `lnd` and `dev` can be had");
+            None
+        }
+    };
+    section.finish();
+    config
+}
+
+fn dev_network(mut section: Section) -> Option<LightningConfig> {
+    let listen = address(&mut section, "listen", 9404);
+    if !listen.ip().is_loopback() {
+        section.problem(
+            "listen",
+            "the dev network gives preimages away, so it stays on loopback",
+        );
+    }
+    let network = section.text("network");
+    if network.is_some_and(|network| network != crate::adapters::lightning::dev::NETWORK) {
+        section.problem(
+            "network",
+            "the dev network moves no money and can only be regtest",
+        );
+    }
+    let invoice_delay = duration_setting(&mut section, "invoiceDelay", Duration::ZERO);
+    section.finish();
+    Some(LightningConfig::Dev {
+        listen,
+        invoice_delay,
+    })
+}
+
+fn lnd_node(mut section: Section) -> Option<LightningConfig> {
+    let endpoint = section.parsed("endpoint", |text| {
+        let uri: http::Uri = text.parse().map_err(|error| format!("{error}"))?;
+        let is_whole = uri.host().is_some() && uri.path() == "/";
+        match uri.scheme_str() {
+            Some("https" | "http") if is_whole => Ok(uri),
+            _ => Err("must be https://host:port".to_owned()),
+        }
+    });
+    if endpoint.is_none() {
+        section.problem("endpoint", "is required, such as https://127.0.0.1:10009");
+    }
+    let tls_certificate_file = section.text("tlsCertFile").map(PathBuf::from);
+    if let Some(endpoint) = &endpoint {
+        let is_plain = endpoint.scheme_str() == Some("http");
+        if is_plain && !is_loopback(endpoint.host().unwrap_or_default()) {
+            section.problem(
+                "endpoint",
+                "plain http is for loopback only; LND speaks https",
+            );
+        }
+        if is_plain == tls_certificate_file.is_some() {
+            section.problem("tlsCertFile", "is required for https, and useless for http");
+        }
+    }
+    let macaroon_file = required_path(&mut section, "macaroonFile");
+    let route_hints = section.boolean("routeHints", false);
+    let (normal, least) = (Duration::from_secs(5), Duration::from_millis(100));
+    let timeout = duration_from(&mut section, "timeout", normal, least);
+    section.finish();
+    Some(LightningConfig::Lnd {
+        endpoint: endpoint?,
+        tls_certificate_file,
+        macaroon_file: macaroon_file?,
+        route_hints,
+        timeout,
+    })
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+fn offers(mut section: Section) -> OffersConfig {
+    let (normal, least) = (Duration::from_secs(600), Duration::from_secs(5));
+    let config = OffersConfig {
+        invoice_expiry: duration_from(&mut section, "invoiceExpiry", normal, least),
+        per_second: section.number("perSecond", 400, 1, 1_000_000),
+        burst: section.number("burst", 2_000, 1, 1_000_000),
+        max_outstanding: section.number("maxOutstanding", 20_000, 1, 10_000_000),
+        per_client_per_minute: section.number("perClientPerMinute", 60, 1, 1_000_000),
+        paid_factor: section.number("paidFactor", 10, 1, 1_000),
+        pool_min: section.number("poolMin", 0, 0, 100_000),
+        pool_max: section.number("poolMax", 1_024, 1, 100_000),
+    };
+    if config.pool_min > config.pool_max {
+        section.problem("poolMin", "must not be more than poolMax");
+    }
+    if config.invoice_expiry > Duration::from_secs(86_400) {
+        section.problem("invoiceExpiry", "must not be more than 24h");
+    }
+    section.finish();
+    config
+}
+
+fn filters(mut section: Section) -> FiltersConfig {
+    let config = FiltersConfig {
+        revocation_poll: duration_from(
+            &mut section,
+            "revocationPoll",
+            Duration::from_millis(500),
+            Duration::from_millis(50),
+        ),
+        live_window: duration_from(
+            &mut section,
+            "liveWindow",
+            Duration::from_secs(30),
+            Duration::from_secs(1),
+        ),
+    };
+    if config.revocation_poll > Duration::from_secs(3) {
+        section.problem(
+            "revocationPoll",
+            "must not be more than 3s: a revocation reaches every \
+            filter within 5 s",
+        );
+    }
+    section.finish();
+    config
+}
+
+fn log(mut section: Section) -> LogConfig {
+    let format = section.parsed("format", |text| match text {
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("must be json or text"),
+    });
+    let level = section.parsed("level", |text| {
+        text.parse::<tracing_subscriber::EnvFilter>()
+            .map(|_| text.to_owned())
+    });
+    section.finish();
+    LogConfig {
+        format: format.unwrap_or(LogFormat::Json),
+        level: level.unwrap_or_else(|| "info".to_owned()),
+    }
+}
