@@ -122,26 +122,35 @@ fn unescape(path: &[u8]) -> Result<Vec<u8>, Ambiguity> {
     Ok(canonical)
 }
 
-/// Other paths that an upstream might take this one for: without parameters, without a slash at
-/// the end, in lower case. A path is only free if none of them is paid.
+/// Another path that an upstream might take a canonical one for: without parameters, segments that
+/// are empty without them, a slash at the end, and what follows an escaped `?` or `#`; in lower
+/// case. A path is only free if this is not paid. The first `named` bytes stay as they are: a free
+/// path names them, so they are no disguise.
 #[must_use]
-pub fn loosely(path: &[u8]) -> Option<Vec<u8>> {
-    let has_slash = path.len() > 1 && path.last() == Some(&b'/');
-    let is_plain = !has_slash && !path.iter().any(|b| *b == b';' || b.is_ascii_uppercase());
+pub fn loosely(path: &[u8], named: usize) -> Option<Vec<u8>> {
+    let (named, rest) = path.split_at_checked(named)?;
+    let is_end = |three: &[u8]| three == b"%3F" || three == b"%23";
+    let end = rest.windows(3).position(is_end).unwrap_or(rest.len());
+    let is_plain = end == rest.len()
+        && (rest.last() != Some(&b'/') || path.len() == 1)
+        && !rest.iter().any(|b| *b == b';' || b.is_ascii_uppercase());
     if is_plain {
         return None;
     }
-    let mut loose = Vec::with_capacity(path.len());
-    for segment in path.split(|byte| *byte == b'/').skip(1) {
-        loose.push(b'/');
+    let mut loose = named.to_vec();
+    let rest = rest.get(..end).unwrap_or_default();
+    for (number, segment) in rest.split(|byte| *byte == b'/').enumerate() {
         let name = segment
             .split(|byte| *byte == b';')
             .next()
             .unwrap_or_default();
+        if number > 0 && !name.is_empty() && loose.last() != Some(&b'/') {
+            loose.push(b'/');
+        }
         loose.extend(name.iter().map(u8::to_ascii_lowercase));
     }
-    if loose.len() > 1 && loose.last() == Some(&b'/') {
-        loose.pop();
+    if loose.is_empty() {
+        loose.push(b'/');
     }
     Some(loose)
 }
@@ -187,12 +196,25 @@ mod tests {
 
     #[test]
     fn paths_that_some_upstreams_take_for_others_are_also_seen_as_those() {
-        let loose =
-            |path: &str| loosely(path.as_bytes()).map(|path| String::from_utf8(path).unwrap());
+        let after = |named: usize, path: &str| {
+            loosely(path.as_bytes(), named).map(|path| String::from_utf8(path).unwrap())
+        };
+        let loose = |path: &str| after(0, path);
         assert_eq!(loose("/paid"), None);
         assert_eq!(loose("/"), None);
         assert_eq!(loose("/PAID;a=b/x;/").as_deref(), Some("/paid/x"));
         assert_eq!(loose("/;a").as_deref(), Some("/"));
+        assert_eq!(loose("/;a/;/paid/x").as_deref(), Some("/paid/x"));
+        assert_eq!(loose("/paid/x%3Fa/b").as_deref(), Some("/paid/x"));
+        assert_eq!(loose("/paid/x%23").as_deref(), Some("/paid/x"));
+        assert_eq!(loose("/caf%C3%A9").as_deref(), Some("/caf%c3%a9"));
+
+        assert_eq!(after(6, "/Docs/"), None);
+        assert_eq!(after(6, "/Docs/a"), None);
+        assert_eq!(after(6, "/Docs/A/;x/B/").as_deref(), Some("/Docs/a/b"));
+        assert_eq!(after(6, "/Docs/;x").as_deref(), Some("/Docs/"));
+        assert_eq!(after(3, "/DocS").as_deref(), Some("/Docs"));
+        assert_eq!(after(1, "/;a/paid/x").as_deref(), Some("/paid/x"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct Matched<'a> {
     index: usize,
     capability: Option<&'a str>,
     access: Access,
+    /// How much of the path a free one spells out.
+    free_part: usize,
     cors_passthrough: bool,
 }
 
@@ -155,17 +157,21 @@ fn find<'a>(policy: &'a Policy, head: &Head<'_>, path: &[u8], method: &[u8]) -> 
                 index: service.index(),
                 capability: rule.capability(),
                 access,
+                free_part: match access {
+                    Access::Free => service.free_part(path),
+                    Access::Priced | Access::NoInvoice => 0,
+                },
                 cors_passthrough: service.cors_passthrough(),
             }),
         }
     };
     let place = look(path);
-    let could_be_open = match &place {
-        Place::Unmatched => true,
-        Place::Service(matched) => matched.access == Access::Free,
-        Place::Foreign | Place::TooLong => false,
+    let named = match &place {
+        Place::Unmatched => Some(0),
+        Place::Service(matched) if matched.access == Access::Free => Some(matched.free_part),
+        Place::Service(_) | Place::Foreign | Place::TooLong => None,
     };
-    if could_be_open && let Some(loose) = path::loosely(path) {
+    if let Some(loose) = named.and_then(|named| path::loosely(path, named)) {
         match look(&loose) {
             Place::Service(matched) if matched.access != Access::Free => {
                 return Place::Service(matched);

@@ -68,7 +68,15 @@ fn a_path_that_could_be_read_as_a_paid_one_is_not_free() {
              "freePaths":[{"prefix":"/"}]}]"#,
     );
     gate.bootstrap();
-    for path in ["/PAID", "/paid;a=b", "/%70aid", "/PAID/;x", "/pAiD/x?y"] {
+    for path in [
+        "/PAID",
+        "/paid;a=b",
+        "/%70aid",
+        "/PAID/;x",
+        "/pAiD/x?y",
+        "/;a/paid",
+        "/;/;a/paid/x",
+    ] {
         let sent = Sent::get(path);
         let decision = gate.request(&sent);
         assert!(
@@ -82,6 +90,52 @@ fn a_path_that_could_be_read_as_a_paid_one_is_not_free() {
             Outcome::Free,
             "{path}"
         );
+    }
+}
+
+#[test]
+fn a_free_path_is_free_as_the_configuration_spells_it() {
+    let mut gate = Fixture::with(
+        r#"[{"name":"all","match":[{"hosts":["*"]}],"price":{"sat":1},"freePaths":[
+            {"prefix":"/grpc.health.v1.Health/"},{"prefix":"/docs/"},{"exact":"/Start/"}]}]"#,
+    );
+    gate.bootstrap();
+    for path in [
+        "/grpc.health.v1.Health/check",
+        "/docs/",
+        "/docs/a",
+        "/Start/",
+    ] {
+        let note = gate.forwarded(&Sent::get(path)).note;
+        assert_eq!(note.outcome, Outcome::Free, "{path}");
+    }
+    for path in ["/grpc.health.v1.health/check", "/DOCS/", "/docs", "/start/"] {
+        let sent = Sent::get(path);
+        let decision = gate.request(&sent);
+        let is_forwarded = matches!(decision, Decision::Forward { .. });
+        assert!(!is_forwarded, "{path}: {decision:?}");
+    }
+}
+
+#[test]
+fn an_escaped_question_mark_hides_no_exact_path() {
+    let mut gate = Fixture::with(
+        r#"[{"name":"paid","match":[{"hosts":["*"],"path":{"exact":"/paid"}}],"price":{"sat":1}},
+            {"name":"rest","match":[{"hosts":["*"]}],"price":{"sat":1},
+             "freePaths":[{"prefix":"/"}]}]"#,
+    );
+    gate.bootstrap();
+    for path in [
+        "/paid%3fa",
+        "/paid%3F",
+        "/paid%23a",
+        "/paid/;x%3f",
+        "/PAID%23/b",
+    ] {
+        let sent = Sent::get(path);
+        let decision = gate.request(&sent);
+        let is_forwarded = matches!(decision, Decision::Forward { .. });
+        assert!(!is_forwarded, "{path}: {decision:?}");
     }
 }
 

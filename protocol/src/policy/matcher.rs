@@ -94,6 +94,14 @@ impl PathMatch {
         matches!(self, Self::Regex(_))
     }
 
+    /// How much of a path that matches is written in the configuration.
+    pub(super) const fn spelt_out(&self) -> usize {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) => text.len(),
+            Self::Regex(_) => 0,
+        }
+    }
+
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),

@@ -63,6 +63,14 @@ impl Service {
         self.cors_passthrough
     }
 
+    /// How much of a free path, from its start, the configuration spells out: all of it, the longest
+    /// prefix, or nothing.
+    #[must_use]
+    pub fn free_part(&self, path: &[u8]) -> usize {
+        let parts = self.free.iter().filter(|matcher| matcher.matches(path));
+        parts.map(PathMatch::spelt_out).max().unwrap_or_default()
+    }
+
     /// A path that is both stays closed: `noInvoicePaths` wins over `freePaths`.
     pub(super) fn access(&self, path: &[u8]) -> Access {
         if self.no_invoice.iter().any(|matcher| matcher.matches(path)) {
