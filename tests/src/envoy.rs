@@ -40,6 +40,8 @@ pub struct EnvoyConfig {
     pub module: PathBuf,
     /// Plugin configuration, as text so that bad ones can be said too.
     pub plugin: String,
+    /// Plugin configuration of a second listener that is the same in all else.
+    pub second: Option<String>,
     /// The filter is left out entirely.
     pub bare: bool,
     /// Where requests are sent that are not gRPC.
@@ -84,6 +86,7 @@ impl EnvoyConfig {
             normalisation: Normalisation::default(),
             module: paths::filter_wasm()?,
             plugin: plugin.to_string(),
+            second: None,
             bare: false,
             upstream,
             grpc_upstream: upstream,
@@ -100,7 +103,20 @@ impl EnvoyConfig {
         })
     }
 
-    fn listener(&self, port: u16, access_log: &Path) -> Value {
+    fn listeners(&self, ports: [u16; 2], access_log: &Path) -> Vec<Value> {
+        let all = [
+            ("ingress", Some(&self.plugin)),
+            ("second", self.second.as_ref()),
+        ];
+        all.into_iter()
+            .zip(ports)
+            .filter_map(|((name, plugin), port)| {
+                Some(self.listener(name, plugin?, port, access_log))
+            })
+            .collect()
+    }
+
+    fn listener(&self, name: &str, plugin: &str, port: u16, access_log: &Path) -> Value {
         let mut filters = Vec::new();
         if !self.bare {
             filters.push(json!({
@@ -119,7 +135,7 @@ impl EnvoyConfig {
                         },
                         "configuration": {
                             "@type": "type.googleapis.com/google.protobuf.StringValue",
-                            "value": self.plugin,
+                            "value": plugin,
                         },
                     },
                 },
@@ -173,7 +189,7 @@ impl EnvoyConfig {
         merge(&mut manager, self.manager.clone());
         json!({
             "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-            "name": "ingress",
+            "name": name,
             "address": socket(SocketAddr::from(([127, 0, 0, 1], port))),
             // A port that is taken by accident shall be an error.
             "enable_reuse_port": false,
@@ -295,6 +311,7 @@ pub struct Envoy {
     pub process: Process,
     folder: PathBuf,
     port: u16,
+    second: u16,
     admin: u16,
 }
 
@@ -304,7 +321,7 @@ impl Envoy {
     /// # Errors
     /// When it does not start; its last words are in the error.
     pub async fn start(folder: &Path, config: EnvoyConfig) -> anyhow::Result<Self> {
-        let (port, admin) = (ports::free()?, ports::free()?);
+        let (port, second, admin) = (ports::free()?, ports::free()?, ports::free()?);
         let bootstrap = folder.join("envoy.json");
         fs::write(
             &bootstrap,
@@ -312,13 +329,14 @@ impl Envoy {
                 .bootstrap(admin, &folder.join("listeners.json"))
                 .to_string(),
         )?;
-        write_listener(folder, &config, port)?;
+        write_listeners(folder, &config, [port, second])?;
         let process = spawn(folder, &config)?;
         let mut envoy = Self {
             config,
             process,
             folder: folder.to_path_buf(),
             port,
+            second,
             admin,
         };
         envoy.wait().await?;
@@ -385,7 +403,7 @@ impl Envoy {
         ];
         let [taken, refused] = names;
         let before = (self.stat(taken).await?, self.stat(refused).await?);
-        write_listener(&self.folder, &self.config, self.port)?;
+        write_listeners(&self.folder, &self.config, [self.port, self.second])?;
         eventually(
             "Envoy looks at the new listener",
             Duration::from_secs(20),
@@ -402,6 +420,12 @@ impl Envoy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Where the second listener is, if there is one.
+    #[must_use]
+    pub fn second_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.second))
     }
 
     /// A client of the admin interface.
@@ -450,8 +474,8 @@ fn access_log(folder: &Path) -> PathBuf {
 }
 
 /// Puts the listener file in place in one step; Envoy watches for files moved there.
-fn write_listener(folder: &Path, config: &EnvoyConfig, port: u16) -> anyhow::Result<()> {
-    let resources = json!({ "resources": [config.listener(port, &access_log(folder))] });
+fn write_listeners(folder: &Path, config: &EnvoyConfig, ports: [u16; 2]) -> anyhow::Result<()> {
+    let resources = json!({ "resources": config.listeners(ports, &access_log(folder)) });
     fs::write(folder.join("listeners.json.new"), resources.to_string())?;
     fs::rename(
         folder.join("listeners.json.new"),

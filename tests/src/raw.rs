@@ -43,6 +43,81 @@ pub fn status(answer: &[u8]) -> Option<u16> {
     words.next()?.parse().ok()
 }
 
+/// One part of a raw HTTP/2 request.
+#[derive(Clone, Debug)]
+pub enum Part<'a> {
+    /// A block of header or trailer fields, as bytes that no library would let through.
+    Fields(&'a [(&'a [u8], &'a [u8])]),
+    /// Data.
+    Data(&'a [u8]),
+}
+
+/// Sends one HTTP/2 request on a new connection, the stream ending with its last part, and waits
+/// until the answer ends, the stream is reset, the connection is closed or `quiet` passes.
+///
+/// # Errors
+/// When no connection can be made, or a field is too long for this little code.
+pub fn h2_exchange(server: SocketAddr, parts: &[Part<'_>], quiet: Duration) -> anyhow::Result<()> {
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut bytes, 4, 0, 0, &[])?;
+    for (number, part) in (1..).zip(parts) {
+        let end = if number == parts.len() { END_STREAM } else { 0 };
+        match part {
+            Part::Data(data) => frame(&mut bytes, 0, end, 1, data)?,
+            Part::Fields(fields) => {
+                let block = literals(fields)?;
+                frame(&mut bytes, 1, end | END_HEADERS, 1, &block)?;
+            }
+        }
+    }
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(quiet))?;
+    let _ = stream.write_all(&bytes);
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let [l0, l1, l2, kind, flags, id @ ..] = head;
+        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, l0, l1, l2]))?];
+        let is_ours = u32::from_be_bytes(id) == 1;
+        let is_last = matches!(kind, 0 | 1) && flags & END_STREAM != 0 || kind == 3;
+        if stream.read_exact(&mut payload).is_err() || kind == 7 || is_ours && is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Literals with new names, not indexed and not compressed (RFC 7541, section 6.2.2).
+fn literals(fields: &[(&[u8], &[u8])]) -> anyhow::Result<Vec<u8>> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            match u8::try_from(text.len()) {
+                Ok(length) if length < 127 => block.push(length),
+                _ => {
+                    let more = text.len() - 127;
+                    anyhow::ensure!(more < 1 << 14, "a field is too long");
+                    let low = u8::try_from(more & 127)?;
+                    block.extend([127, low | 128, u8::try_from(more >> 7)?]);
+                }
+            }
+            block.extend_from_slice(text);
+        }
+    }
+    Ok(block)
+}
+
+fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]) -> anyhow::Result<()> {
+    let length = u32::try_from(payload.len())?.to_be_bytes();
+    out.extend_from_slice(length.get(1..).unwrap_or_default());
+    out.extend([kind, flags]);
+    out.extend(id.to_be_bytes());
+    out.extend_from_slice(payload);
+    Ok(())
+}
+
 /// An HTTP/1 upstream that answers 200 to whatever comes and keeps the bytes of each connection.
 #[derive(Debug)]
 pub struct RawUpstream {

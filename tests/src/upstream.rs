@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Version};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, BodyStream, StreamBody};
 use hyper::body::Frame;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub struct Seen {
     pub headers: HeaderMap,
     /// Bytes of the body that have arrived so far.
     pub body_bytes: usize,
+    /// Trailers, empty if none have arrived.
+    pub trailers: HeaderMap,
 }
 
 impl Seen {
@@ -183,6 +185,7 @@ async fn answer(State(record): State<Record>, request: Request) -> Response {
             version: head.version,
             headers: head.headers.clone(),
             body_bytes: 0,
+            trailers: HeaderMap::new(),
         });
         all.len() - 1
     });
@@ -215,16 +218,21 @@ async fn answer(State(record): State<Record>, request: Request) -> Response {
 
 /// The request's data, counted as it arrives.
 fn counted(body: Body, record: Record, index: usize) -> impl stream::Stream<Item = Bytes> + Send {
-    body.into_data_stream().filter_map(move |chunk| {
-        let chunk = chunk.ok();
-        if let Some(chunk) = &chunk {
+    BodyStream::new(body).filter_map(move |frame| {
+        let data = frame.ok().and_then(|frame| {
+            let (data, trailers) = match frame.into_data() {
+                Ok(data) => (Some(data), None),
+                Err(frame) => (None, frame.into_trailers().ok()),
+            };
             record.with(|all| {
                 if let Some(seen) = all.get_mut(index) {
-                    seen.body_bytes += chunk.len();
+                    seen.body_bytes += data.as_ref().map_or(0, Bytes::len);
+                    seen.trailers.extend(trailers.unwrap_or_default());
                 }
             });
-        }
-        std::future::ready(chunk)
+            data
+        });
+        std::future::ready(data)
     })
 }
 

@@ -197,7 +197,7 @@ async fn with_a_wrong_token_for_the_sidecar_nothing_is_sold() -> anyhow::Result<
 async fn a_node_that_hangs_dies_or_is_locked_costs_sales_and_nothing_else() -> anyhow::Result<()> {
     let network = Regtest::start("zero-regtest")?;
     let gate = Gate::lnd("zero-lnd", &network)
-        .plugin(|plugin| unpaid::without_limits(plugin))
+        .plugin(unpaid::without_limits)
         .sidecar(unpaid::sidecar_without_limits())
         .start()
         .await?;
