@@ -12,17 +12,7 @@ pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     build::filter()?;
     step("building the sidecar and the demo (some minutes the first time)");
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--release",
-        "-p",
-        "sidecar",
-        "--bin",
-        "boltgate",
-    ]))?;
-    run(cargo(&["build", "--locked", "--release", "-p", "e2e"])
-        .args(["--bin", "demo", "--bin", "weather", "--bin", "leash"]))?;
+    programs(&["boltgate", "demo", "weather", "leash"])?;
     become_program("demo", &envoy, args)
 }
 
@@ -31,24 +21,21 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     build::filter()?;
     step("building the sidecar and the benchmark");
-    run(&mut cargo(&[
+    programs(&["boltgate", "bench", "leash"])?;
+    become_program("bench", &envoy, args)
+}
+
+fn programs(names: &[&str]) -> anyhow::Result<()> {
+    let mut build = cargo(&[
         "build",
         "--locked",
         "--release",
         "-p",
         "sidecar",
-        "--bin",
-        "boltgate",
-    ]))?;
-    run(&mut cargo(&[
-        "build",
-        "--locked",
-        "--release",
         "-p",
         "e2e",
-        "--bins",
-    ]))?;
-    become_program("bench", &envoy, args)
+    ]);
+    run(build.args(names.iter().flat_map(|name| ["--bin", name])))
 }
 
 /// Replaces this process, so that Ctrl-C and signals reach the program itself.

@@ -24,7 +24,8 @@ pub(crate) fn command() -> anyhow::Result<()> {
     run(&mut cargo(&[
         "build",
         "--locked",
-        "--release",
+        "--profile",
+        "shipped",
         "-p",
         "sidecar",
         "--bin",
@@ -41,7 +42,7 @@ pub(crate) fn command() -> anyhow::Result<()> {
         format!("{digest}  boltgate-filter.wasm\n"),
     )?;
     fs::copy(
-        paths::target().join("release/boltgate"),
+        paths::target().join("shipped/boltgate"),
         dist.join("boltgate"),
     )?;
     oci(&dist.join("oci"), &wasm)?;
