@@ -16,9 +16,8 @@ use crate::{paths, ports};
 
 const RPC_USER: &str = "boltgate";
 const RPC_PASSWORD: &str = "regtest";
-/// Makes a wallet by itself, with [`DEFAULT_PASSWORD`], and unlocks it by itself.
+/// Makes a wallet by itself and unlocks it at each start.
 const NO_SEED: &str = "--noseedbackup";
-const DEFAULT_PASSWORD: &str = "hello";
 /// What the sidecar's macaroon may do, and no more.
 const SIDECAR_PERMISSIONS: [&str; 5] = [
     "uri:/lnrpc.Lightning/AddInvoice",
@@ -329,22 +328,14 @@ impl LndNode {
     }
 
     /// Starts it again with its wallet locked, as a node stands there after a reboot until its
-    /// operator comes.
+    /// operator comes. [`Self::restart`] opens it: the passwords of such a wallet are none that
+    /// `lncli unlock` can say.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn restart_locked(&self) -> anyhow::Result<()> {
         self.kill();
         self.spawn_with(&["LOCKED"], |arg| arg != NO_SEED)
-    }
-
-    /// Unlocks its wallet after [`Self::restart_locked`] and waits until it serves.
-    ///
-    /// # Errors
-    /// When it stays locked.
-    pub fn unlock(&self) -> anyhow::Result<()> {
-        self.lncli().unlock_blocking(DEFAULT_PASSWORD)?;
-        self.wait_state(&["SERVER_ACTIVE"])
     }
 
     /// Ends it at once, as a crash would.

@@ -1,6 +1,5 @@
 //! Paying invoices.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -120,25 +119,6 @@ impl Lncli {
         let output = self.output_blocking(args)?;
         checked(args, &output)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Unlocks the node's wallet.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn unlock_blocking(&self, password: &str) -> anyhow::Result<()> {
-        let mut child = Command::new(&self.program)
-            .args(self.flags())
-            .args(["unlock", "--stdin"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(password.as_bytes())?;
-        }
-        checked(&["unlock"], &child.wait_with_output()?)
     }
 
     fn output_blocking(&self, args: &[&str]) -> anyhow::Result<Output> {

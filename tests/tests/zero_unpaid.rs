@@ -229,7 +229,7 @@ async fn a_node_that_hangs_dies_or_is_locked_costs_sales_and_nothing_else() -> a
     })
     .await?;
 
-    seller.unlock()?;
+    seller.restart()?;
     network.wait_payable()?;
     sells_again(&gate).await?;
     everywhere(&gate, FORECAST, &token, 200).await
