@@ -174,7 +174,10 @@ impl Gate {
             burst: config.client_limits.burst.into(),
             paid_factor: config.client_limits.paid_factor.into(),
         };
-        let seed = origin.vm.last_chunk::<8>().map_or(1, |bytes| u64::from_le_bytes(*bytes));
+        let seed = origin
+            .vm
+            .last_chunk::<8>()
+            .map_or(1, |bytes| u64::from_le_bytes(*bytes));
         let state = State {
             names: services
                 .iter()

@@ -43,6 +43,23 @@ impl Presented {
     }
 }
 
+/// Takes the credentials of ours out of a request that needs none. The commonest form, one
+/// credential alone in its field, is known without decoding it.
+pub(super) fn drop_credentials<'h>(head: &Head<'h>, host_is_ours: bool, edits: &mut Vec<Edit<'h>>) {
+    let is_plain = |value: &[u8]| {
+        let scheme_ends = value.get(4).is_some_and(|byte| *byte == b' ');
+        scheme_ends && has_our_scheme(value) && !value.contains(&b',')
+    };
+    if !head.has_metadata
+        && !head.authorization_repeated
+        && head.authorization.is_some_and(is_plain)
+    {
+        edits.push(Edit::Remove(b"authorization"));
+    } else {
+        take_credentials(head, host_is_ours, edits);
+    }
+}
+
 /// Takes the credentials of ours out of the request. On hosts that are not ours the metadata names
 /// belong to others as well (an LND node has a `grpc-metadata-macaroon` of its own), so there only
 /// what could be a token of this kind of gate is taken.
@@ -110,11 +127,13 @@ fn is_a_token(bytes: &[u8]) -> bool {
 
 /// One look at a single credential of another scheme, which is what most requests carry.
 fn could_be_ours(value: &[u8]) -> bool {
-    let scheme = value.trim_ascii_start();
-    let is_ours = |scheme: &[u8]| {
+    value.contains(&b',') || has_our_scheme(value.trim_ascii_start())
+}
+
+fn has_our_scheme(value: &[u8]) -> bool {
+    value.get(..4).is_some_and(|scheme| {
         scheme.eq_ignore_ascii_case(b"L402") || scheme.eq_ignore_ascii_case(b"LSAT")
-    };
-    value.contains(&b',') || scheme.get(..4).is_some_and(is_ours)
+    })
 }
 
 /// Fields of trailers that must not reach the upstream: the same as of headers.

@@ -66,7 +66,7 @@ pub(super) fn request<'h>(
         method,
     );
     if matches!(place, Place::Foreign) {
-        clean::take_credentials(head, false, &mut edits);
+        clean::drop_credentials(head, false, &mut edits);
         return Decision::Forward {
             edits,
             note: Note::of(Outcome::Foreign),
@@ -91,7 +91,7 @@ pub(super) fn request<'h>(
     };
     let Some(matched) = &matched else {
         if config.unmatched == Unmatched::Pass {
-            clean::take_credentials(head, true, &mut edits);
+            clean::drop_credentials(head, true, &mut edits);
             return Decision::Forward {
                 edits,
                 note: note(Outcome::Passed),
@@ -105,7 +105,7 @@ pub(super) fn request<'h>(
         });
     };
     if is_preflight && matched.cors_passthrough {
-        clean::take_credentials(head, true, &mut edits);
+        clean::drop_credentials(head, true, &mut edits);
         return Decision::Forward {
             edits,
             note: note(Outcome::Free),
@@ -116,7 +116,7 @@ pub(super) fn request<'h>(
         return Decision::reply(Reply::preflight(method, head.requested_headers, note));
     }
     if matched.access == Access::Free {
-        clean::take_credentials(head, true, &mut edits);
+        clean::drop_credentials(head, true, &mut edits);
         return Decision::Forward {
             edits,
             note: note(Outcome::Free),

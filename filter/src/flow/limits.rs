@@ -88,13 +88,19 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) const fn new(limits: Limits, seed: u64) -> Self {
-        Self { limits, seed, sets: Vec::new() }
+        Self {
+            limits,
+            seed,
+            sets: Vec::new(),
+        }
     }
 
     /// Takes one challenge from the client's bucket; else the seconds after which there is one.
     pub(super) fn take(&mut self, prefix: Prefix, now_ms: u64) -> Result<(), u64> {
         let limits = self.limits;
-        let Some(bucket) = self.bucket(prefix, now_ms) else { return Err(1) };
+        let Some(bucket) = self.bucket(prefix, now_ms) else {
+            return Err(1);
+        };
         let (per_minute, burst) = limits.of(bucket.has_paid);
         // In the future only after the clock was set back.
         bucket.filled_ms = bucket.filled_ms.min(now_ms);
@@ -123,7 +129,9 @@ impl Clients {
     /// The client has presented something paid for: larger limits from now on.
     pub(super) fn has_paid(&mut self, prefix: Prefix, now_ms: u64) {
         let (_, burst) = self.limits.of(true);
-        let Some(bucket) = self.bucket(prefix, now_ms) else { return };
+        let Some(bucket) = self.bucket(prefix, now_ms) else {
+            return;
+        };
         if !bucket.has_paid {
             bucket.has_paid = true;
             bucket.milli = burst.saturating_mul(MILLI);
@@ -144,16 +152,24 @@ impl Clients {
         let (_, burst) = self.limits.of(false);
         let index = self.set_of(prefix);
         let set = self.sets.get_mut(index)?;
-        let known = set.iter().position(|way| way.is_some_and(|b| b.prefix == prefix));
+        let known = set
+            .iter()
+            .position(|way| way.is_some_and(|b| b.prefix == prefix));
         let place = known.or_else(|| {
             let fullness = |way: &Option<Bucket>| way.map_or(u64::MAX, |bucket| bucket.milli);
             let ways = set.iter().enumerate();
-            ways.max_by_key(|(_, way)| fullness(way)).map(|(place, _)| place)
+            ways.max_by_key(|(_, way)| fullness(way))
+                .map(|(place, _)| place)
         })?;
         let way = set.get_mut(place)?;
         if known.is_none() {
             let milli = burst.saturating_mul(MILLI);
-            *way = Some(Bucket { prefix, milli, filled_ms: now_ms, has_paid: false });
+            *way = Some(Bucket {
+                prefix,
+                milli,
+                filled_ms: now_ms,
+                has_paid: false,
+            });
         }
         way.as_mut()
     }
@@ -180,7 +196,14 @@ mod tests {
     use super::*;
 
     fn clients() -> Clients {
-        Clients::new(Limits { per_minute: 60, burst: 3, paid_factor: 10 }, 7)
+        Clients::new(
+            Limits {
+                per_minute: 60,
+                burst: 3,
+                paid_factor: 10,
+            },
+            7,
+        )
     }
 
     fn prefix(address: &str) -> Prefix {
