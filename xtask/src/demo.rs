@@ -12,8 +12,8 @@ pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     build::filter()?;
     step("building the sidecar and the demo (some minutes the first time)");
-    programs(&["boltgate", "demo", "weather", "leash"])?;
-    become_program("demo", &envoy, args)
+    programs("demo", &["boltgate", "demo", "weather", "leash"])?;
+    become_program("demo/demo", &envoy, args)
 }
 
 /// Builds what the benchmark measures, then becomes it.
@@ -21,26 +21,19 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     build::filter()?;
     step("building the sidecar and the benchmark");
-    programs(&["boltgate", "bench", "leash"])?;
-    become_program("bench", &envoy, args)
+    programs("release", &["boltgate", "bench", "leash"])?;
+    become_program("release/bench", &envoy, args)
 }
 
-fn programs(names: &[&str]) -> anyhow::Result<()> {
-    let mut build = cargo(&[
-        "build",
-        "--locked",
-        "--release",
-        "-p",
-        "sidecar",
-        "-p",
-        "e2e",
-    ]);
+fn programs(profile: &str, names: &[&str]) -> anyhow::Result<()> {
+    let mut build = cargo(&["build", "--locked", "-p", "sidecar", "-p", "e2e"]);
+    build.args(["--profile", profile]);
     run(build.args(names.iter().flat_map(|name| ["--bin", name])))
 }
 
 /// Replaces this process, so that Ctrl-C and signals reach the program itself.
 fn become_program(name: &str, envoy: &std::path::Path, args: &[String]) -> anyhow::Result<()> {
-    let program = paths::target().join("release").join(name);
+    let program = paths::target().join(name);
     let error = command(&program).env("ENVOY", envoy).args(args).exec();
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
