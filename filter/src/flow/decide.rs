@@ -1,5 +1,6 @@
 //! The rules of the request path, in the order of the design, section 7.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use protocol::l402::{self, Refusal, Target};
@@ -28,6 +29,18 @@ struct Matched<'a> {
     /// How much of the path a free one spells out.
     free_part: usize,
     cors_passthrough: bool,
+}
+
+/// Keys of an older answer may lack one that is in use already: the sidecar waits for a filter's
+/// acknowledgement as long as it was heard of within 30 s.
+const KEYS_COMPLETE_MS: u64 = 10_000;
+
+/// Why no credential was accepted.
+enum Refused {
+    /// What is wrong with the best one; `None` if there was none.
+    Because(Option<Refusal>),
+    /// It may be good: its key generation is unknown, and we have not heard of the sidecar lately.
+    KeyUnknownToUs,
 }
 
 /// Where a request belongs.
@@ -211,6 +224,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         let before = edits.len();
         let presented = clean::take_credentials(self.head, true, &mut edits);
         match self.verify(state, &presented, now_ms) {
+            Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
             Ok(admitted) => {
                 let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
                 if let Some((_, text)) = text.filter(|_| is_all_ours) {
@@ -221,7 +235,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 }
                 self.admit(state, edits, admitted)
             }
-            Err(refused) => self.refuse(state, refused, now_ms),
+            Err(Refused::Because(refused)) => self.refuse(state, refused, now_ms),
         }
     }
 
@@ -270,9 +284,9 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         state: &State,
         presented: &Presented,
         now_ms: u64,
-    ) -> Result<Rc<Admitted>, Option<Refusal>> {
+    ) -> Result<Rc<Admitted>, Refused> {
         let Some(service) = state.names.get(self.matched.index) else {
-            return Err(None);
+            return Err(Refused::Because(None));
         };
         let target = Target {
             service,
@@ -280,8 +294,13 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             now: seconds(now_ms),
         };
         let mut refused = presented.malformed.map(Refusal::Credential);
+        let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
         for credential in &presented.credentials {
-            let is_denied = |hash: &[u8; 32]| state.keys.is_denied(hash);
+            let was_denied = Cell::new(false);
+            let is_denied = |hash: &[u8; 32]| {
+                was_denied.set(state.keys.is_denied(hash));
+                was_denied.get()
+            };
             match l402::verify(credential, &state.keys.l402, is_denied, &target) {
                 Ok(grant) => {
                     return Ok(Rc::new(Admitted {
@@ -292,10 +311,13 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                         valid_until: grant.valid_until,
                     }));
                 }
+                Err(Refusal::Revoked) if may_lack_a_key && !was_denied.get() => {
+                    return Err(Refused::KeyUnknownToUs);
+                }
                 Err(refusal) => refused = refused.max(Some(refusal)),
             }
         }
-        Err(refused)
+        Err(Refused::Because(refused))
     }
 
     fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {

@@ -466,6 +466,25 @@ fn a_remembered_credential_is_refused_once_its_key_is_gone() {
 }
 
 #[test]
+fn a_key_that_we_may_have_missed_is_a_fault_of_ours() {
+    let mut gate = Fixture::stocked(4);
+    let paid = gate.token("weather", None);
+    gate.install_keys(&[(7, [9; 32])]);
+    let sent = Sent::get("/v1/forecast").with("authorization", &paid);
+    gate.now_ms += 10_000;
+    assert_eq!(gate.reply(&sent).status, 402, "no sidecar has such a key");
+    gate.now_ms += 1;
+    assert_eq!(gate.reply(&sent).status, 503, "one may, by now");
+
+    let mut gate = Fixture::stocked(4);
+    let paid = gate.token("weather", None);
+    gate.revoke_last();
+    gate.now_ms += 10_001;
+    let sent = Sent::get("/v1/forecast").with("authorization", &paid);
+    assert_eq!(gate.reply(&sent).status, 402, "revoked is revoked");
+}
+
+#[test]
 fn a_remembered_credential_is_not_good_for_another_service() {
     let mut gate = Fixture::ready();
     let paid = gate.token("weather", None);
