@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 
@@ -91,8 +92,25 @@ fn fuzz(seconds: u64, only: Option<&str>) -> anyhow::Result<()> {
         if corpus.is_dir() {
             command.arg(corpus);
         }
-        run(&mut command)
-            .with_context(|| format!("{target} found something: see {}", artifacts.display()))?;
+        let out = command
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run the fuzz target")?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        if !out.status.success() {
+            eprintln!("{said}");
+            bail!("{target} found something: see {}", artifacts.display());
+        }
+        let stat = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            line.map_or("?", |value| value.trim_start_matches(':').trim())
+                .to_owned()
+        };
+        let (runs, new) = (
+            stat("stat::number_of_executed_units"),
+            stat("stat::new_units_added"),
+        );
+        eprintln!("    {runs} executions, {new} new inputs, nothing found");
     }
     Ok(())
 }
