@@ -20,6 +20,7 @@ pub use schema::schema_text;
 pub use service::{Rule, Service};
 
 use index::{HostIndex, Verdict};
+use matcher::Case;
 
 /// Most services of one configuration.
 pub const MAX_SERVICES: usize = 10_000;
@@ -32,6 +33,8 @@ pub struct Policy {
     services: Vec<Service>,
     rules: Vec<Rule>,
     hosts: HostIndex,
+    /// The same without regard to capitals, if a path has any.
+    any_case: Option<HostIndex>,
 }
 
 /// The parts of a request on which its service depends.
@@ -80,11 +83,14 @@ pub enum Access {
 
 impl Policy {
     fn new(services: Vec<Service>, rules: Vec<Rule>) -> Self {
-        let hosts = HostIndex::new(&rules);
+        let hosts = HostIndex::new(&rules, Case::AsWritten);
+        let has_capitals = rules.iter().any(Rule::has_capitals);
+        let any_case = has_capitals.then(|| HostIndex::new(&rules, Case::Any));
         Self {
             services,
             rules,
             hosts,
+            any_case,
         }
     }
 
@@ -98,9 +104,31 @@ impl Policy {
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>) -> Found<'_> {
         let path = without_query(request.path);
+        self.find_in(&self.hosts, request, path, Case::AsWritten)
+    }
+
+    /// The same as [`Self::find`], but for an upstream that tells no capitals from small letters:
+    /// what may be free must not be paid in this reading either. `None` if there are no capitals
+    /// in the configuration's paths; a request in small letters then is found by [`Self::find`].
+    ///
+    /// Paths that are free stay so only as they are written.
+    #[must_use]
+    pub fn find_any_case(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
+        let path = without_query(request.path).to_ascii_lowercase();
+        Some(self.find_in(self.any_case.as_ref()?, request, &path, Case::Any))
+    }
+
+    fn find_in(
+        &self,
+        hosts: &HostIndex,
+        request: &RequestView<'_>,
+        path: &[u8],
+        case: Case,
+    ) -> Found<'_> {
         let is_too_long = path.len() > MAX_PATH_LEN;
-        let verdict = self.hosts.find(request.authority, path, |id| {
-            !is_too_long && self.rule(id).is_some_and(|rule| rule.holds(request, path))
+        let verdict = hosts.find(request.authority, path, |id| {
+            let holds = |rule: &Rule| rule.holds(request, path, case);
+            !is_too_long && self.rule(id).is_some_and(holds)
         });
         let id = match verdict {
             Verdict::Foreign => return Found::Foreign,
@@ -114,7 +142,7 @@ impl Policy {
         Found::Matched {
             service,
             rule,
-            access: service.access(path),
+            access: service.access(without_query(request.path)),
         }
     }
 

@@ -151,22 +151,45 @@ fn find<'a>(policy: &'a Policy, head: &Head<'_>, path: &[u8], method: &[u8]) -> 
         let values: Vec<_> = head.pairs.values(name.as_bytes()).collect();
         (!values.is_empty()).then(|| values.join(&b", "[..]))
     };
-    let look = |path: &[u8]| {
-        let request = RequestView {
-            authority: head.authority,
-            path,
-            method,
-            headers: &header,
-        };
-        match policy.find(&request) {
-            Found::Foreign => Place::Foreign,
-            Found::Unmatched => Place::Unmatched,
-            Found::TooLong => Place::TooLong,
+    let view = |path| RequestView {
+        authority: head.authority,
+        path,
+        method,
+        headers: &header,
+    };
+    let place = Place::of(policy.find(&view(path)), path);
+    let named = match &place {
+        Place::Unmatched => 0,
+        Place::Service(matched) if matched.access == Access::Free => matched.free_part,
+        Place::Service(_) | Place::Foreign | Place::TooLong => return place,
+    };
+    // Nothing is open that some upstream could take for something paid.
+    let loose = path::loosely(path, named);
+    if let Some(loose) = &loose
+        && let Some(paid) = Place::of(policy.find(&view(loose)), loose).if_paid()
+    {
+        return paid;
+    }
+    let loose = loose.as_deref().unwrap_or(path);
+    if let Some(found) = policy.find_any_case(&view(loose))
+        && let Some(paid) = Place::of(found, loose).if_paid()
+    {
+        return paid;
+    }
+    place
+}
+
+impl<'a> Place<'a> {
+    fn of(found: Found<'a>, path: &[u8]) -> Self {
+        match found {
+            Found::Foreign => Self::Foreign,
+            Found::Unmatched => Self::Unmatched,
+            Found::TooLong => Self::TooLong,
             Found::Matched {
                 service,
                 rule,
                 access,
-            } => Place::Service(Matched {
+            } => Self::Service(Matched {
                 index: service.index(),
                 capability: rule.capability(),
                 access,
@@ -177,22 +200,14 @@ fn find<'a>(policy: &'a Policy, head: &Head<'_>, path: &[u8], method: &[u8]) -> 
                 cors_passthrough: service.cors_passthrough(),
             }),
         }
-    };
-    let place = look(path);
-    let named = match &place {
-        Place::Unmatched => Some(0),
-        Place::Service(matched) if matched.access == Access::Free => Some(matched.free_part),
-        Place::Service(_) | Place::Foreign | Place::TooLong => None,
-    };
-    if let Some(loose) = named.and_then(|named| path::loosely(path, named)) {
-        match look(&loose) {
-            Place::Service(matched) if matched.access != Access::Free => {
-                return Place::Service(matched);
-            }
-            _ => {}
+    }
+
+    fn if_paid(self) -> Option<Self> {
+        match &self {
+            Self::Service(matched) if matched.access != Access::Free => Some(self),
+            _ => None,
         }
     }
-    place
 }
 
 /// A request for something that has its price.

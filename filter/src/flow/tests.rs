@@ -118,6 +118,40 @@ fn a_free_path_is_free_as_the_configuration_spells_it() {
 }
 
 #[test]
+fn a_paid_path_with_capitals_is_paid_in_any_case() {
+    let mut gate = Fixture::with(
+        r#"[{"name":"paid","match":[
+              {"hosts":["*"],"path":{"prefix":"/Paid/"}},
+              {"hosts":["*"],"path":{"exact":"/One"}},
+              {"hosts":["*"],"path":{"regex":"/Item/[A-F]+"}}],
+             "price":{"sat":1},"freePaths":[{"prefix":"/Paid/Docs/"}]},
+            {"name":"rest","match":[{"hosts":["*"]}],"price":{"sat":1},
+             "freePaths":[{"prefix":"/"}]}]"#,
+    );
+    gate.bootstrap();
+    for path in [
+        "/Paid/x",
+        "/paid/x",
+        "/PAID/;y/x",
+        "/one",
+        "/ONE?a",
+        "/item/ab",
+        "/paid/docs/",
+    ] {
+        let sent = Sent::get(path);
+        let decision = gate.request(&sent);
+        assert!(
+            !matches!(decision, Decision::Forward { .. }),
+            "{path}: {decision:?}"
+        );
+    }
+    for path in ["/Paid/Docs/x", "/Free", "/items/ab", "/ones"] {
+        let note = gate.forwarded(&Sent::get(path)).note;
+        assert_eq!(note.outcome, Outcome::Free, "{path}");
+    }
+}
+
+#[test]
 fn an_escaped_question_mark_hides_no_exact_path() {
     let mut gate = Fixture::with(
         r#"[{"name":"paid","match":[{"hosts":["*"],"path":{"exact":"/paid"}}],"price":{"sat":1}},

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::matcher::{Host, MAX_HOST, PathMatch, is_host_byte};
+use super::matcher::{Case, Host, MAX_HOST, PathMatch, is_host_byte};
 use super::service::Rule;
 
 /// What the index says about a request.
@@ -35,7 +35,9 @@ struct PathIndex {
 }
 
 impl HostIndex {
-    pub(super) fn new(rules: &[Rule]) -> Self {
+    /// With [`Case::Any`] it is to be asked with paths in lower case.
+    pub(super) fn new(rules: &[Rule], case: Case) -> Self {
+        let paths = |rules| PathIndex::new(rules, case);
         let (mut exact, mut below, mut any) = (Builder::new(), Builder::new(), Vec::new());
         for (id, rule) in (0_u32..).zip(rules) {
             for host in &rule.hosts {
@@ -51,9 +53,9 @@ impl HostIndex {
             }
         }
         Self {
-            exact: Sorted::new(exact, PathIndex::new),
-            below: Sorted::new(below, PathIndex::new),
-            any: (!any.is_empty()).then(|| PathIndex::new(any)),
+            exact: Sorted::new(exact, paths),
+            below: Sorted::new(below, paths),
+            any: (!any.is_empty()).then(|| paths(any)),
         }
     }
 
@@ -110,13 +112,17 @@ impl<F: Fn(u32) -> bool> First<F> {
 }
 
 impl PathIndex {
-    fn new(rules: Vec<(u32, &Rule)>) -> Self {
+    fn new(rules: Vec<(u32, &Rule)>, case: Case) -> Self {
+        let key = |path: &str| match case {
+            Case::AsWritten => path.as_bytes().to_vec(),
+            Case::Any => path.to_ascii_lowercase().into_bytes(),
+        };
         let (mut exact, mut prefix, mut regex) = (Builder::new(), Builder::new(), Vec::new());
         for (id, rule) in rules {
             match &rule.path {
                 None => prefix.push((Vec::new(), id)),
-                Some(PathMatch::Exact(path)) => exact.push((path.clone().into_bytes(), id)),
-                Some(PathMatch::Prefix(path)) => prefix.push((path.clone().into_bytes(), id)),
+                Some(PathMatch::Exact(path)) => exact.push((key(path), id)),
+                Some(PathMatch::Prefix(path)) => prefix.push((key(path), id)),
                 Some(PathMatch::Regex(_)) => regex.push(id),
             }
         }

@@ -66,7 +66,21 @@ pub(super) const fn is_host_byte(byte: u8) -> bool {
 pub(super) enum PathMatch {
     Exact(String),
     Prefix(String),
-    Regex(Regex),
+    Regex(PathRegex),
+}
+
+/// Whether capitals in the configuration's paths count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Case {
+    AsWritten,
+    /// For upstreams that tell no difference.
+    Any,
+}
+
+/// A regular expression over whole paths.
+pub(super) struct PathRegex {
+    as_written: Regex,
+    any_case: Regex,
 }
 
 impl PathMatch {
@@ -90,8 +104,13 @@ impl PathMatch {
         first.flatten()
     }
 
-    pub(super) const fn is_regex(&self) -> bool {
-        matches!(self, Self::Regex(_))
+    /// Some upstreams would take more paths for this one than it matches as written.
+    pub(super) fn has_capitals(&self) -> bool {
+        let text = match self {
+            Self::Exact(text) | Self::Prefix(text) => text,
+            Self::Regex(regex) => regex.as_written.as_str(),
+        };
+        text.bytes().any(|byte| byte.is_ascii_uppercase())
     }
 
     /// How much of a path that matches is written in the configuration.
@@ -106,8 +125,18 @@ impl PathMatch {
         match self {
             Self::Exact(exact) => path == exact.as_bytes(),
             Self::Prefix(prefix) => path.starts_with(prefix.as_bytes()),
-            Self::Regex(regex) => std::str::from_utf8(path).is_ok_and(|path| regex.is_match(path)),
+            Self::Regex(regex) => regex.matches(path, Case::AsWritten),
         }
+    }
+}
+
+impl PathRegex {
+    pub(super) fn matches(&self, path: &[u8], case: Case) -> bool {
+        let regex = match case {
+            Case::AsWritten => &self.as_written,
+            Case::Any => &self.any_case,
+        };
+        std::str::from_utf8(path).is_ok_and(|path| regex.is_match(path))
     }
 }
 
@@ -129,7 +158,7 @@ fn read_path(node: &Node<'_>) -> Option<String> {
 }
 
 /// The pattern has to match the whole path.
-fn read_regex(node: &Node<'_>) -> Option<Regex> {
+fn read_regex(node: &Node<'_>) -> Option<PathRegex> {
     let pattern = node.string()?;
     if pattern.len() > MAX_REGEX {
         node.error(format!(
@@ -137,9 +166,20 @@ fn read_regex(node: &Node<'_>) -> Option<Regex> {
         ));
         return None;
     }
-    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_SIZE).build();
+    let compile = |pattern: &str, any_case: bool| {
+        RegexBuilder::new(pattern)
+            .size_limit(REGEX_SIZE)
+            .case_insensitive(any_case)
+            .build()
+    };
     // First by itself: `a)|(b` must not become valid by the parentheses around it.
-    let compiled = compile(pattern).and_then(|_| compile(&format!("^(?:{pattern})$")));
+    let compiled = compile(pattern, false).and_then(|_| {
+        let whole = format!("^(?:{pattern})$");
+        Ok(PathRegex {
+            as_written: compile(&whole, false)?,
+            any_case: compile(&whole, true)?,
+        })
+    });
     compiled
         .map_err(|error| node.error(format!("invalid regular expression: {error}")))
         .ok()

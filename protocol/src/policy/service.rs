@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::matcher::{HeaderMatch, Host, PathMatch, read_headers, read_hosts, read_methods};
+use super::matcher::{Case, HeaderMatch, Host, PathMatch, read_headers, read_hosts, read_methods};
 use super::reader::{Node, Object, Once, or_default};
 use super::{Access, RequestView};
 use crate::amount::Msat;
@@ -101,19 +101,23 @@ impl Rule {
         self.capability.as_deref()
     }
 
+    pub(super) fn has_capitals(&self) -> bool {
+        self.path.as_ref().is_some_and(PathMatch::has_capitals)
+    }
+
     /// Everything except host and exact or prefix path, which the index has compared already.
     /// Methods are compared without case: some upstreams do so too.
-    pub(super) fn holds(&self, request: &RequestView<'_>, path: &[u8]) -> bool {
+    pub(super) fn holds(&self, request: &RequestView<'_>, path: &[u8], case: Case) -> bool {
         let method_holds = self.methods.is_empty()
             || self
                 .methods
                 .iter()
                 .any(|method| request.method.eq_ignore_ascii_case(method.as_bytes()));
         method_holds
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|matcher| !matcher.is_regex() || matcher.matches(path))
+            && match &self.path {
+                Some(PathMatch::Regex(regex)) => regex.matches(path, case),
+                Some(PathMatch::Exact(_) | PathMatch::Prefix(_)) | None => true,
+            }
             && self
                 .headers
                 .iter()
