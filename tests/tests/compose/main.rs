@@ -1,6 +1,13 @@
 //! The compose demo, tried without containers: its commands, environment, health checks, mounted
 //! files and the order of its services, as processes.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the test functions themselves"
+)]
+
 mod file;
 mod run;
 

@@ -75,6 +75,7 @@ impl Compose {
                     "{name} ended with {code}:\n{}",
                     self.output(name)
                 );
+                self.drop_unused_volumes()?;
             }
             Condition::Healthy => {
                 let index = self.index(name)?;

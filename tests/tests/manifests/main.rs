@@ -1,7 +1,15 @@
 //! Every YAML file in `envoy/` and `deploy/`, checked by the programs that will read it.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only the test functions themselves"
+)]
+
 mod envoy_gateway;
 mod kubernetes;
+mod registry;
 
 use std::ffi::OsStr;
 use std::fs;
