@@ -78,13 +78,19 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
         }
     };
     let token = std::env::var(&config.sidecar.token_env).ok();
-    let gate = Gate::new(
-        config,
-        Origin {
-            token,
-            vm: random(),
-        },
-    );
+    let vm = random();
+    let mut gate = Gate::new(config, Origin { token, vm });
+    drop_dead_roots(root);
+    ROOTS.with(|roots| {
+        let Ok(roots) = roots.try_borrow() else {
+            return;
+        };
+        for other in roots.iter().rev() {
+            if let Ok(other) = other.gate.try_borrow() {
+                gate.inherit(&other);
+            }
+        }
+    });
     let root = Rc::new(Root {
         id: root,
         gate: RefCell::new(gate),
@@ -96,7 +102,7 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
         let Ok(mut roots) = roots.try_borrow_mut() else {
             return false;
         };
-        roots.retain(|other| other.id != root.id && is_alive(other.id, root.id));
+        roots.retain(|other| other.id != root.id);
         roots.push(root.clone());
         true
     });
@@ -187,10 +193,15 @@ fn find(root: u32) -> Option<Rc<Root>> {
     })
 }
 
-/// Whether a root context still exists; `this` is the one whose callback is running.
-fn is_alive(root: u32, this: u32) -> bool {
-    let is_alive = abi::set_effective_context(root).is_ok();
-    is_alive && abi::set_effective_context(this).is_ok()
+/// Forgets the gates of root contexts that Envoy has deleted. Nobody tells us of that: the callback
+/// that would is also called for every stream, and costs as much as reading a header.
+fn drop_dead_roots(this: u32) {
+    ROOTS.with(|roots| {
+        if let Ok(mut roots) = roots.try_borrow_mut() {
+            roots.retain(|root| root.id == this || abi::set_effective_context(root.id).is_ok());
+        }
+    });
+    let _ = abi::set_effective_context(this);
 }
 
 /// Clock and client of the effective context.

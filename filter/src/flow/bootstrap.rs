@@ -34,7 +34,7 @@ impl Hasher for First8 {
 }
 
 /// What the sidecar has told.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Keys {
     version: Option<String>,
     /// All generations with which a credential may be verified.

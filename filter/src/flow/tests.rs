@@ -575,6 +575,20 @@ fn requests_before_the_first_keys_wait_and_are_decided_afresh() {
 }
 
 #[test]
+fn a_new_configuration_takes_over_the_keys_of_the_one_before() {
+    let mut old = Fixture::ready();
+    let paid = old.token("weather", None);
+    let sent = Sent::get("/v1/forecast").with("authorization", &paid);
+    let mut new = Fixture::with_settings(r#""unmatched":"pass""#);
+    new.gate.inherit(&old.gate);
+    assert_eq!(new.forwarded(&sent).note.outcome, Outcome::Paid);
+
+    let mut elsewhere = Fixture::of_another_sidecar();
+    elsewhere.gate.inherit(&old.gate);
+    assert_eq!(elsewhere.request(&sent), Decision::Hold);
+}
+
+#[test]
 fn who_waits_too_long_gets_503() {
     let mut gate = Fixture::new();
     assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);

@@ -128,8 +128,12 @@ impl Fixture {
         } else {
             format!("{settings},")
         };
+        Self::of_cluster("boltgate", &settings, services, token)
+    }
+
+    fn of_cluster(cluster: &str, settings: &str, services: &str, token: Option<&str>) -> Self {
         let text =
-            format!(r#"{{"sidecar":{{"cluster":"boltgate"}},{settings}"services":{services}}}"#);
+            format!(r#"{{"sidecar":{{"cluster":"{cluster}"}},{settings}"services":{services}}}"#);
         let config = PluginConfig::from_json(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         Self {
             gate: Gate::new(
@@ -159,6 +163,10 @@ impl Fixture {
 
     pub(super) fn with_settings(settings: &str) -> Self {
         Self::build(settings, SERVICES, Some(TOKEN))
+    }
+
+    pub(super) fn of_another_sidecar() -> Self {
+        Self::of_cluster("another", "", SERVICES, Some(TOKEN))
     }
 
     pub(super) fn without_token() -> Self {
