@@ -12,8 +12,9 @@ pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     build::filter()?;
     step("building the sidecar and the demo (some minutes the first time)");
-    programs("demo", &["boltgate", "demo", "weather", "leash"])?;
-    become_program("demo/demo", &envoy, args)
+    // The profile that tests use too: what is built here is not built again there.
+    programs("dev", &["boltgate", "demo", "weather", "leash"])?;
+    become_program("debug/demo", &envoy, args)
 }
 
 /// Builds what the benchmark measures, then becomes it.
