@@ -4,6 +4,7 @@
 //! order of the rules is that of the design, section 7. Clock and client address are asked through
 //! [`Surroundings`], only when a rule needs them.
 
+mod asked;
 mod bootstrap;
 mod clean;
 mod decide;

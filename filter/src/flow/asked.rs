@@ -1,0 +1,281 @@
+//! A request for something that has its price: paid, refused, or held.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use protocol::l402::{self, Refusal, Target};
+use protocol::policy::{Access, PluginConfig};
+
+use super::clean::{self, Edit, Presented};
+use super::decide::{Matched, answer, outcome_of, seconds};
+use super::limits::Prefix;
+use super::reply::{Manner, Reply};
+use super::verdicts::Key;
+use super::waiting::{Turn, Unoffered, Waiter};
+use super::{Admitted, Decision, Note, RETRY_AFTER_SECONDS, State, Surroundings, millis};
+use crate::head::Head;
+use crate::outcome::Outcome;
+
+/// Keys of an older answer may lack one that is in use already: the sidecar waits for a filter's
+/// acknowledgement as long as it was heard of within 30 s.
+const KEYS_COMPLETE_MS: u64 = 10_000;
+
+/// Why no credential was accepted.
+enum Refused {
+    /// What is wrong with the best one; `None` if there was none.
+    Because(Option<Refusal>),
+    /// It may be good: its key generation is unknown, and we have not heard of the sidecar lately.
+    KeyUnknownToUs,
+}
+
+/// A request for something that has its price.
+pub(super) struct Asked<'a, 'h, S> {
+    pub(super) config: &'a PluginConfig,
+    pub(super) stream: u32,
+    pub(super) head: &'a Head<'h>,
+    pub(super) matched: &'a Matched<'a>,
+    pub(super) manner: Manner,
+    pub(super) around: &'a S,
+}
+
+impl<'h, S: Surroundings> Asked<'_, 'h, S> {
+    pub(super) fn priced(&self, state: &mut State, mut edits: Vec<Edit<'h>>) -> Decision<'h> {
+        let now_ms = self.around.now_ms();
+        if state.keys.is_absent() {
+            return self.hold_for_keys(state, now_ms);
+        }
+        if state.keys.age_ms(now_ms) > millis(self.config.revocation_max_age) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        let text = self.only_credential();
+        if let Some((name, text)) = text
+            && let Some(admitted) = self.seen_before(state, text, now_ms)
+        {
+            edits.push(Edit::Remove(name));
+            return self.admit(state, edits, admitted);
+        }
+        let before = edits.len();
+        let presented = clean::take_credentials(self.head, true, &mut edits);
+        match self.verify(state, &presented, now_ms) {
+            Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
+            Ok(admitted) => {
+                let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
+                if let Some((_, text)) = text.filter(|_| is_all_ours) {
+                    state.verdicts.insert(&self.key(text), admitted.clone());
+                }
+                if let Some(client) = self.client() {
+                    state.clients.has_paid(client, now_ms);
+                }
+                self.admit(state, edits, admitted)
+            }
+            Err(Refused::Because(refused)) => self.refuse(state, refused, now_ms),
+        }
+    }
+
+    /// The field that holds a credential, if there is only one that could.
+    fn only_credential(&self) -> Option<(&'static [u8], &'h [u8])> {
+        match (self.head.authorization, self.head.has_metadata) {
+            (Some(value), false) if !self.head.authorization_repeated => {
+                Some((b"authorization", value))
+            }
+            (None, true) => {
+                let mut fields = crate::head::METADATA
+                    .into_iter()
+                    .flat_map(|name| self.head.pairs.values(name).map(move |value| (name, value)));
+                let first = fields.next()?;
+                fields.next().is_none().then_some(first)
+            }
+            _ => None,
+        }
+    }
+
+    fn key<'k>(&'k self, text: &'k [u8]) -> Key<'k> {
+        Key {
+            credential: text,
+            service: self.matched.index,
+            capability: self.matched.capability,
+        }
+    }
+
+    fn seen_before(&self, state: &mut State, text: &[u8], now_ms: u64) -> Option<Rc<Admitted>> {
+        state.verdicts.enter_generation(state.keys.generation);
+        let key = self.key(text);
+        let admitted = state.verdicts.find(&key)?;
+        let has_expired = admitted
+            .valid_until
+            .is_some_and(|end| seconds(now_ms) >= end);
+        if has_expired || state.keys.is_denied(&admitted.identifier_hash) {
+            state.verdicts.remove(&key);
+            return None;
+        }
+        Some(admitted.clone())
+    }
+
+    /// The first credential that holds, else why the one that came furthest does not.
+    fn verify(
+        &self,
+        state: &State,
+        presented: &Presented,
+        now_ms: u64,
+    ) -> Result<Rc<Admitted>, Refused> {
+        let Some(service) = state.names.get(self.matched.index) else {
+            return Err(Refused::Because(None));
+        };
+        let target = Target {
+            service,
+            capability: self.matched.capability,
+            now: seconds(now_ms),
+        };
+        let mut refused = presented.malformed.map(Refusal::Credential);
+        let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
+        for credential in &presented.credentials {
+            let was_denied = Cell::new(false);
+            let is_denied = |hash: &[u8; 32]| {
+                was_denied.set(state.keys.is_denied(hash));
+                was_denied.get()
+            };
+            match l402::verify(credential, &state.keys.l402, is_denied, &target) {
+                Ok(grant) => {
+                    return Ok(Rc::new(Admitted {
+                        service: service.clone(),
+                        token_id: grant.token_id.to_string(),
+                        tier: grant.tier.to_string(),
+                        identifier_hash: grant.identifier_hash,
+                        valid_until: grant.valid_until,
+                    }));
+                }
+                Err(Refusal::Revoked) if may_lack_a_key && !was_denied.get() => {
+                    return Err(Refused::KeyUnknownToUs);
+                }
+                Err(refusal) => refused = refused.max(Some(refusal)),
+            }
+        }
+        Err(Refused::Because(refused))
+    }
+
+    fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {
+        let note = Note {
+            admitted: Some(admitted),
+            ..self.note(state, Outcome::Paid)
+        };
+        Decision::Forward { edits, note }
+    }
+
+    /// No good credential: an offer, where one may be made.
+    fn refuse(&self, state: &mut State, refused: Option<Refusal>, now_ms: u64) -> Decision<'h> {
+        let refused = refused.map(Refusal::reason);
+        let outcome = outcome_of(refused);
+        if self.matched.access == Access::NoInvoice {
+            let note = self.note(state, outcome);
+            return Decision::reply(Reply::unauthorized(refused, self.manner, note));
+        }
+        let client = self.client();
+        if let Some(client) = client
+            && let Err(retry_after) = state.clients.take(client, now_ms)
+        {
+            let note = self.note(state, outcome);
+            return Decision::reply(Reply::limited(retry_after, self.manner, note));
+        }
+        let index = self.matched.index;
+        let unoffered = Unoffered {
+            manner: self.manner,
+            refused,
+            client,
+        };
+        let Some(shelf) = state.shelves.get_mut(index) else {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        };
+        shelf.note_demand(now_ms);
+        // Who waits came first.
+        if state.waiting.count_for(index) == 0
+            && let Some(offer) = shelf.take(seconds(now_ms))
+        {
+            state.restock(self.config, index, now_ms);
+            let turn = Turn::Challenge {
+                shelf: index,
+                unoffered,
+                offer,
+            };
+            return match answer(self.config, state, turn) {
+                Some(reply) => Decision::reply(reply),
+                None => self.unavailable(state, RETRY_AFTER_SECONDS),
+            };
+        }
+        if let Some(no_offers) = shelf.refusal(now_ms) {
+            let manner = self.manner;
+            let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
+            let turn = Turn::Refuse {
+                shelf: Some(index),
+                manner,
+                status,
+                retry_after_seconds,
+            };
+            return match answer(self.config, state, turn) {
+                Some(reply) => Decision::reply(reply),
+                None => self.unavailable(state, RETRY_AFTER_SECONDS),
+            };
+        }
+        self.hold_for_offer(state, index, unoffered, now_ms)
+    }
+
+    fn hold_for_offer(
+        &self,
+        state: &mut State,
+        index: usize,
+        unoffered: Unoffered,
+        now_ms: u64,
+    ) -> Decision<'h> {
+        if self.is_full(state) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        // The call's own timeout comes first; the deadline is for when even that does not come.
+        let patience = millis(self.config.sidecar.timeout).saturating_add(250);
+        let waiter = Waiter {
+            stream: self.stream,
+            since_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(patience),
+            what: unoffered,
+        };
+        if !state.waiting.for_offer(index, waiter) {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        state.restock(self.config, index, now_ms);
+        Decision::Hold
+    }
+
+    fn hold_for_keys(&self, state: &mut State, now_ms: u64) -> Decision<'h> {
+        let patience = millis(self.config.bootstrap_wait);
+        if patience == 0 || self.is_full(state) || !state.sidecar.has_token() {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        state.waiting.for_keys(Waiter {
+            stream: self.stream,
+            since_ms: now_ms,
+            deadline_ms: now_ms.saturating_add(patience),
+            what: self.manner,
+        });
+        Decision::Hold
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX)
+    }
+
+    fn unavailable(&self, state: &State, retry_after: u64) -> Decision<'h> {
+        let note = self.note(state, Outcome::Unavailable);
+        Decision::reply(Reply::unavailable(retry_after, self.manner, note))
+    }
+
+    fn client(&self) -> Option<Prefix> {
+        let limits = &self.config.client_limits;
+        let address = self.around.client()?;
+        Some(Prefix::of(address, limits.prefix_v4, limits.prefix_v6))
+    }
+
+    fn note(&self, state: &State, outcome: Outcome) -> Note {
+        Note {
+            service: state.tag(self.matched.index),
+            ..Note::of(outcome)
+        }
+    }
+}

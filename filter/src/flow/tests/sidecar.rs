@@ -1,0 +1,151 @@
+//! Keys, polls, and requests that wait for them.
+
+use super::fixture::*;
+use crate::flow::*;
+
+#[test]
+fn requests_before_the_first_keys_wait_and_are_decided_afresh() {
+    let mut gate = Fixture::new();
+    let paid = gate.token("weather", None);
+    let sent = Sent::get("/v1/forecast").with("authorization", &paid);
+    assert_eq!(gate.request(&sent), Decision::Hold);
+    assert!(gate.gate.next_due().is_none());
+    gate.bootstrap();
+    let due = gate.gate.next_due().unwrap();
+    assert!(gate.gate.answer(due).is_none(), "to be decided anew");
+    assert_eq!(gate.forwarded(&sent).note.outcome, Outcome::Paid);
+}
+
+#[test]
+fn a_new_configuration_takes_over_the_keys_of_the_one_before() {
+    let mut old = Fixture::ready();
+    let paid = old.token("weather", None);
+    let sent = Sent::get("/v1/forecast").with("authorization", &paid);
+    let mut new = Fixture::with_settings(r#""unmatched":"pass""#);
+    new.gate.inherit(&old.gate);
+    assert_eq!(new.forwarded(&sent).note.outcome, Outcome::Paid);
+
+    let mut elsewhere = Fixture::of_another_sidecar();
+    elsewhere.gate.inherit(&old.gate);
+    assert_eq!(elsewhere.request(&sent), Decision::Hold);
+}
+
+#[test]
+fn who_waits_too_long_gets_503() {
+    let mut gate = Fixture::new();
+    assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);
+    gate.now_ms += 1_999;
+    gate.gate.tick(gate.now_ms);
+    assert!(!gate.gate.has_backlog());
+    gate.now_ms += 1;
+    gate.gate.tick(gate.now_ms);
+    assert_eq!(gate.due_statuses(), [503]);
+
+    let mut gate = Fixture::ready();
+    assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);
+    gate.now_ms += 3_250;
+    gate.gate.tick(gate.now_ms);
+    assert_eq!(gate.due_statuses(), [503]);
+}
+
+#[test]
+fn no_more_than_so_many_wait() {
+    let mut gate = Fixture::with_settings(r#""maxWaiting":2"#);
+    assert_eq!(gate.request(&Sent::get("/v1/a")), Decision::Hold);
+    assert_eq!(gate.request(&Sent::get("/v1/b")), Decision::Hold);
+    assert_eq!(gate.reply(&Sent::get("/v1/c")).status, 503);
+}
+
+#[test]
+fn wrong_bootstraps_are_refused_whole() {
+    for body in [
+        "",
+        "{}",
+        r#"{"version":"1","keys":[],"revocations":{"full":true,"add":[],"remove":[]}}"#,
+        r#"{"version":"1","keys":[{"generation":1,"state":"current","l402":"ab"}],"revocations":{"full":true,"add":[],"remove":[]}}"#,
+    ] {
+        let mut gate = Fixture::new();
+        gate.answer_bootstrap(200, true, body);
+        assert_eq!(gate.request(&Sent::get("/v1/x")), Decision::Hold, "{body}");
+    }
+    let mut gate = Fixture::new();
+    let body = Fixture::bootstrap_body(&[(1, KEY)], &[], "1");
+    gate.answer_bootstrap(200, false, &body);
+    assert_eq!(
+        gate.request(&Sent::get("/v1/x")),
+        Decision::Hold,
+        "not marked"
+    );
+    let partial = body.replace("true", "false");
+    gate.answer_bootstrap(200, true, &partial);
+    assert_eq!(
+        gate.request(&Sent::get("/v1/x")),
+        Decision::Hold,
+        "no full deny list"
+    );
+}
+
+#[test]
+fn an_unchanged_bootstrap_renews_the_age_of_the_deny_list() {
+    let mut gate = Fixture::ready();
+    let paid = gate.token("weather", None);
+    let sent = Sent::get("/v1/x").with("authorization", &paid);
+    for _ in 0..5 {
+        gate.now_ms += 50_000;
+        gate.answer_bootstrap(304, true, "");
+        assert_eq!(gate.forwarded(&sent).note.outcome, Outcome::Paid);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_the_deny_list_old_and_the_poll_due() {
+    let mut gate = Fixture::ready();
+    let paid = gate.token("weather", None);
+    gate.now_ms -= 3_600_000;
+    assert_eq!(
+        gate.reply(&Sent::get("/v1/x").with("authorization", &paid))
+            .status,
+        503
+    );
+    gate.bootstrap();
+    gate.forwarded(&Sent::get("/v1/x").with("authorization", &paid));
+}
+
+#[test]
+fn the_known_version_is_named_in_the_next_poll() {
+    let mut gate = Fixture::ready();
+    gate.now_ms += 5_000;
+    gate.gate.tick(gate.now_ms);
+    let path = gate.bootstrap_path().unwrap();
+    assert!(
+        path.starts_with("/v1/bootstrap?vm=") && path.ends_with("&known=v-1"),
+        "{path}"
+    );
+}
+
+#[test]
+fn a_missing_token_is_named_once_and_nobody_is_asked() {
+    let mut gate = Fixture::without_token();
+    let Some(Notice::Error(text)) = gate.gate.next_notice() else {
+        panic!("no notice")
+    };
+    assert!(text.contains("BOLTGATE_TOKEN"), "{text}");
+    gate.gate.tick(gate.now_ms);
+    assert!(gate.gate.next_call().is_none());
+}
+
+#[test]
+fn no_secret_is_in_a_notice() {
+    let mut gate = Fixture::new();
+    gate.answer_bootstrap(401, true, "");
+    while let Some(notice) = gate.gate.next_notice() {
+        assert!(!format!("{notice:?}").contains(TOKEN));
+    }
+}
+
+#[test]
+fn outcomes_have_distinct_words() {
+    let words: std::collections::HashSet<_> = Outcome::ALL.iter().map(|o| o.word()).collect();
+    assert_eq!(words.len(), Outcome::ALL.len());
+    assert_eq!(outcome(&Decision::Hold), None);
+}
