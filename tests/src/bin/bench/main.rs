@@ -115,7 +115,7 @@ async fn main() -> Result<()> {
                 .p50_us
                 .push(median(&mut done.latencies).as_secs_f64() * 1e6);
         }
-        let bare = cpu_us["bare"];
+        let bare = *cpu_us.get("bare").context("bare Envoy was not measured")?;
         for (name, cpu_us) in cpu_us {
             samples
                 .entry(name)

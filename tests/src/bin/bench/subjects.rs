@@ -163,7 +163,7 @@ impl Mint {
     pub(crate) async fn of(sidecar: &Sidecar) -> Result<Self> {
         let answer = Http::h2(sidecar.address())
             .get("/v1/bootstrap?vm=00000000000000000000000000000bec")
-            .header("authorization", &format!("Bearer {BEARER}"))
+            .header("authorization", format!("Bearer {BEARER}"))
             .send()
             .await?;
         let bootstrap: Bootstrap = serde_json::from_str(&answer.text())?;
