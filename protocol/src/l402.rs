@@ -1,9 +1,9 @@
 //! L402, also called LSAT: a macaroon that commits to a payment hash, good together with the
 //! preimage (spec/l402).
 //!
-//! A token is [minted](mint) by the sidecar, shown in a [`challenge`], and comes back in the
+//! A token is [minted](mint()) by the sidecar, shown in a [`challenge`], and comes back in the
 //! `Authorization` header ([`authorization`]) or in gRPC metadata ([`metadata`]) as a
-//! [`Credential`], which [`verify`] takes apart again. Nothing needs a look-up outside the caller's
+//! [`Credential`], which [`verify()`] takes apart again. Nothing needs a look-up outside the caller's
 //! memory.
 
 pub mod authorization;

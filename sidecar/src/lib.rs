@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`domain`] says what is needed of the world (ports) and what the rules are; [`app`] has the use
-//! cases; [`adapters`] and [`http`] connect them to SQLite, LND and the network; [`run`] puts them
+//! cases; [`adapters`] and [`http`] connect them to SQLite, LND and the network; [`mod@run`] puts them
 //! together.
 
 pub mod adapters;
