@@ -34,6 +34,12 @@ active() { "$1" state | grep -q SERVER_ACTIVE; }
 has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
 synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
 has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
+# A channel is active a moment before payments find it.
+can_pay() {
+  local invoice
+  invoice=$(seller addinvoice --amt=1 --memo="can the buyer pay?" | field payment_request)
+  buyer payinvoice --force "$invoice"
+}
 connected() { seller listpeers | grep -q "$buyer_key" || seller connect "$buyer_key@$BUYER_PEER"; }
 
 if ! has_channel seller; then
@@ -55,6 +61,7 @@ if ! has_channel seller; then
 fi
 wait_for "the seller's channel is active" has_channel seller
 wait_for "the buyer's channel is active" has_channel buyer
+wait_for "the buyer can pay" can_pay
 
 # What the sidecar may do at the node, and no more.
 seller bakemacaroon "--save_to=$SECRETS/boltgate.macaroon" \
