@@ -55,7 +55,12 @@ async fn main() -> anyhow::Result<()> {
         .context("no challenge")?;
     let price = challenge.check()?;
     println!("buyer: {url} costs {} sat", price.div_ceil(1000));
-    let preimage = wallet.pay(&challenge.invoice).await?;
+    // A node that has just started may not know its own channel yet. Trying one invoice again is
+    // safe: no node pays the same hash twice.
+    let preimage = eventually("the payment", Duration::from_secs(30), || {
+        wallet.pay(&challenge.invoice)
+    })
+    .await?;
     println!("buyer: paid");
     let token = challenge.paid(&preimage);
     for time in ["with the token", "again, without paying again"] {
