@@ -30,9 +30,14 @@ wait_for() { # what, command…
 }
 
 # RPC_ACTIVE comes earlier, is enough for an address, and all there is before the first blocks.
-active() { "$1" state | grep -q SERVER_ACTIVE; }
+active() { "$1" state | grep -q SERVER_ACTIVE || one_more_block; }
 has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
-synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
+synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ] || one_more_block; }
+# A node that was still looking for the chain when the blocks came hears of them with the next one.
+one_more_block() {
+  bitcoin generate 1
+  return 1
+}
 has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
 # A channel is active a moment before payments find it.
 can_pay() {
