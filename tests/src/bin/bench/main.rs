@@ -11,7 +11,7 @@ mod report;
 mod stats;
 mod subjects;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
@@ -30,6 +30,8 @@ use crate::{
 };
 
 const CONNECTIONS: usize = 16;
+/// In the name of a case of another build, between case and build.
+const OF: char = '@';
 /// A module that does nothing: the floor of what any wasm filter costs.
 const NOOP: &str = r#"(module
   (memory (export "memory") 2)
@@ -39,7 +41,7 @@ const NOOP: &str = r#"(module
 
 /// One line of the table.
 struct Case {
-    name: &'static str,
+    name: String,
     address: SocketAddr,
     pid: u32,
     kind: Kind,
@@ -55,61 +57,75 @@ enum Kind {
     Challenge,
 }
 
-/// Rounds and requests per round, from the command line.
-struct Size {
+/// The command line.
+struct Options {
     rounds: usize,
+    /// Requests of a round.
     requests: usize,
+    /// Names of cases; empty is all. Bare Envoy is always measured.
+    only: Vec<String>,
+    /// Other builds of the filter, measured beside this one.
+    against: Vec<PathBuf>,
 }
 
-impl Size {
+impl Options {
     fn from_args() -> Result<Self> {
-        let mut size = Self {
+        let mut options = Self {
             rounds: 40,
-            requests: 2_000,
+            requests: 3_000,
+            only: vec![],
+            against: vec![],
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
-            let value = args
-                .next()
-                .with_context(|| format!("{arg} needs a number"))?;
+            let value = args.next().with_context(|| format!("{arg} needs a value"))?;
             match arg.as_str() {
-                "--rounds" => size.rounds = value.parse()?,
-                "--requests" => size.requests = value.parse()?,
-                _ => anyhow::bail!("unknown option {arg}: --rounds N, --requests N"),
+                "--rounds" => options.rounds = value.parse()?,
+                "--requests" => options.requests = value.parse()?,
+                "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+                "--against" => options.against.push(value.into()),
+                _ => anyhow::bail!(
+                    "unknown option {arg}: --rounds N, --requests N, --only CASE,CASE, --against FILTER.wasm"
+                ),
             }
         }
         ensure!(
-            size.rounds >= 5 && size.requests >= CONNECTIONS,
+            options.rounds >= 5 && options.requests >= CONNECTIONS,
             "too little to say anything"
         );
-        Ok(size)
+        Ok(options)
+    }
+
+    fn wants(&self, case: &str) -> bool {
+        let name = case.split(OF).next().unwrap_or(case);
+        case == "bare" || self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let size = Size::from_args()?;
+    let options = Options::from_args()?;
     cpu::pin_self(OTHER_CORE)?;
     let folder = paths::fresh_folder("bench")?;
     eprintln!("starting the Envoys and the sidecars");
-    let mut stage = Stage::start(&folder).await?;
-    let mut samples: BTreeMap<&str, Samples> = BTreeMap::new();
-    for round in 0..size.rounds {
-        eprint!("\rround {} of {}", round + 1, size.rounds);
+    let mut stage = Stage::start(&folder, &options).await?;
+    let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
+    for round in 0..options.rounds {
+        eprint!("\rround {} of {}", round + 1, options.rounds);
         stage.cases.shuffle(&mut rand::rng());
         let mut cpu_us = BTreeMap::new();
         for case in &stage.cases {
-            let load = case.load(&mut stage.mint, size.requests)?;
+            let load = case.load(&mut stage.mint, options.requests)?;
             let before = cpu::nanoseconds(case.pid)?;
             let mut done = load
                 .run(case.address, CONNECTIONS)
                 .await
-                .context(case.name)?;
+                .with_context(|| case.name.clone())?;
             let spent = cpu::nanoseconds(case.pid)? - before;
             #[expect(clippy::cast_precision_loss, reason = "microseconds of a short round")]
             let per_request = spent as f64 / 1_000.0 / done.answers as f64;
-            cpu_us.insert(case.name, per_request);
-            let sample = samples.entry(case.name).or_default();
+            cpu_us.insert(case.name.clone(), per_request);
+            let sample = samples.entry(case.name.clone()).or_default();
             sample.cpu_us.push(per_request);
             sample
                 .p50_us
@@ -127,7 +143,11 @@ async fn main() -> Result<()> {
     eprintln!();
     let rows: Vec<Row> = ORDER
         .iter()
-        .filter_map(|name| Some((name, samples.get(name)?)))
+        .flat_map(|case| {
+            samples
+                .iter()
+                .filter(move |(name, _)| name.split(OF).next() == Some(case))
+        })
         .map(|(name, s)| {
             Row::new(
                 name,
@@ -148,10 +168,11 @@ async fn main() -> Result<()> {
 }
 
 /// The order of the table.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "bare",
     "noop",
     "free",
+    "free-with-token",
     "l402-seen",
     "l402-fresh",
     "challenge-stock",
@@ -215,7 +236,7 @@ struct Stage {
 const MANY_WORKERS: u32 = 5;
 
 impl Stage {
-    async fn start(folder: &Path) -> Result<Self> {
+    async fn start(folder: &Path, options: &Options) -> Result<Self> {
         let upstream = server()?;
         let authorizer = server()?;
         let module = paths::filter_wasm()?.display().to_string();
@@ -261,12 +282,16 @@ impl Stage {
                 start("memory-bare-5", Gate::Bare, upstream, MANY_WORKERS).await?,
             ),
         ];
-        // The bare cases carry the same headers as the paid ones: what is compared is the gate.
+        // Every request carries a credential of that length, ours or (on a free path) a foreign
+        // one: what is compared is the gate.
+        let foreign = format!("Bearer {}", "t".repeat(token.len().saturating_sub(7)));
+        let free = || Kind::Same(ok(paid("/v1/health", &foreign)));
         let with_token = || Kind::Same(ok(paid("/v1/forecast", &token)));
-        let cases = vec![
+        let mut cases = vec![
             bare.case("bare", with_token())?,
             nothing.case("noop", with_token())?,
-            filter.case("free", Kind::Same(ok(paid("/v1/health", &token))))?,
+            filter.case("free", free())?,
+            filter.case("free-with-token", Kind::Same(ok(paid("/v1/health", &token))))?,
             filter.case("l402-seen", with_token())?,
             filter.case("services-1", with_token())?,
             filter.case("l402-fresh", Kind::Fresh)?,
@@ -287,7 +312,7 @@ impl Stage {
             )?,
             by_ext_authz.case("ext-authz-h2", with_token())?,
         ];
-        let subjects = vec![
+        let mut subjects = vec![
             bare,
             nothing,
             filter,
@@ -298,6 +323,24 @@ impl Stage {
             by_jwt,
             by_ext_authz,
         ];
+        for file in &options.against {
+            let build = file.file_stem().context("a file")?.to_string_lossy();
+            let gate = Gate::Wasm {
+                module: &file.display().to_string(),
+                config: plugin(1),
+            };
+            let other = start(&build, gate, usual.address(), 1).await?;
+            for (case, kind) in [
+                ("free", free()),
+                ("l402-seen", with_token()),
+                ("l402-fresh", Kind::Fresh),
+                ("challenge-stock", Kind::Challenge),
+            ] {
+                cases.push(other.case(format!("{case}{OF}{build}"), kind)?);
+            }
+            subjects.push(other);
+        }
+        cases.retain(|case| options.wants(&case.name));
         let stage = Self {
             cases,
             mint,
@@ -313,14 +356,14 @@ impl Stage {
     async fn warm_up(&self) -> Result<()> {
         for case in &self.cases {
             let http = Http::new(case.address);
-            eventually(case.name, Duration::from_secs(30), || async {
+            eventually(&case.name, Duration::from_secs(30), || async {
                 let target = if case.name == "jwt-authn" {
                     "/"
                 } else {
                     "/v1/forecast"
                 };
                 let status = http.get(target).send().await?.status;
-                let expected: &[u16] = match case.name {
+                let expected: &[u16] = match &*case.name {
                     "bare" | "noop" | "ext-authz-h2" => &[200],
                     "jwt-authn" => &[401],
                     _ => &[402],
@@ -346,9 +389,9 @@ impl Stage {
 }
 
 impl Subject {
-    fn case(&self, name: &'static str, kind: Kind) -> Result<Case> {
+    fn case(&self, name: impl Into<String>, kind: Kind) -> Result<Case> {
         Ok(Case {
-            name,
+            name: name.into(),
             address: self.address,
             pid: self.id()?,
             kind,
