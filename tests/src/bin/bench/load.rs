@@ -41,19 +41,52 @@ impl Load {
             status: self.status,
         }
     }
+}
 
-    /// Sends each of `requests` once over `connections` connections.
-    pub(crate) async fn run(&self, to: SocketAddr, connections: usize) -> Result<Round> {
-        let mut tasks = JoinSet::new();
-        let share = self.requests.len().div_ceil(connections).max(1);
-        for requests in self.requests.chunks(share) {
-            let requests = requests.to_vec();
-            let status = self.status;
-            tasks.spawn(async move { connection(to, &requests, status).await });
+/// Open connections to one listener. They outlive a round: what is measured are requests, not
+/// connections.
+pub(crate) struct Connections(Vec<Connection>);
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connections {
+    /// Opens so many.
+    pub(crate) async fn open(to: SocketAddr, count: usize) -> Result<Self> {
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            let stream = TcpStream::connect(to).await.context("connect to Envoy")?;
+            stream.set_nodelay(true)?;
+            connections.push(Connection {
+                stream,
+                buffer: Vec::with_capacity(16 * 1024),
+            });
         }
-        let mut latencies = Vec::with_capacity(self.requests.len());
+        Ok(Self(connections))
+    }
+
+    /// Sends each request of `load` once.
+    pub(crate) async fn send(&mut self, load: &Load) -> Result<Round> {
+        let mut tasks = JoinSet::new();
+        let share = load.requests.len().div_ceil(self.0.len()).max(1);
+        for requests in load.requests.chunks(share) {
+            let Some(mut connection) = self.0.pop() else {
+                bail!("more shares than connections");
+            };
+            let requests = requests.to_vec();
+            let status = load.status;
+            tasks.spawn(async move {
+                let latencies = connection.send(&requests, status).await?;
+                Ok::<_, anyhow::Error>((connection, latencies))
+            });
+        }
+        let mut latencies = Vec::with_capacity(load.requests.len());
         while let Some(done) = tasks.join_next().await {
-            latencies.extend(done??);
+            let (connection, some) = done??;
+            self.0.push(connection);
+            latencies.extend(some);
         }
         Ok(Round {
             answers: latencies.len(),
@@ -62,23 +95,22 @@ impl Load {
     }
 }
 
-async fn connection(to: SocketAddr, requests: &[Vec<u8>], status: u16) -> Result<Vec<Duration>> {
-    let mut stream = TcpStream::connect(to).await.context("connect to Envoy")?;
-    stream.set_nodelay(true)?;
-    let mut buffer = Vec::with_capacity(16 * 1024);
-    let mut latencies = Vec::with_capacity(requests.len());
-    for request in requests {
-        let sent = Instant::now();
-        stream.write_all(request).await?;
-        let found = answer(&mut stream, &mut buffer).await?;
-        ensure!(
-            found == status,
-            "answered {found}, not {status}: {}",
-            first_line(request)
-        );
-        latencies.push(sent.elapsed());
+impl Connection {
+    async fn send(&mut self, requests: &[Vec<u8>], status: u16) -> Result<Vec<Duration>> {
+        let mut latencies = Vec::with_capacity(requests.len());
+        for request in requests {
+            let sent = Instant::now();
+            self.stream.write_all(request).await?;
+            let found = answer(&mut self.stream, &mut self.buffer).await?;
+            ensure!(
+                found == status,
+                "answered {found}, not {status}: {}",
+                first_line(request)
+            );
+            latencies.push(sent.elapsed());
+        }
+        Ok(latencies)
     }
-    Ok(latencies)
 }
 
 /// Reads one answer with a `content-length`, and leaves nothing of it in the buffer.

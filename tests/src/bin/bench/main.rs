@@ -11,7 +11,12 @@ mod report;
 mod stats;
 mod subjects;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
@@ -23,13 +28,15 @@ use sha2::Sha256;
 
 use crate::{
     envoy::Gate,
-    load::{Load, median},
+    load::{Connections, Load, median},
     report::{Row, publish},
     stats::estimate,
     subjects::{Mint, OTHER_CORE, Subject, plugin, request, server, sidecar},
 };
 
 const CONNECTIONS: usize = 16;
+/// Challenges of one round: what a filter keeps in stock lasts for them.
+const CHALLENGES: usize = 400;
 /// In the name of a case of another build, between case and build.
 const OF: char = '@';
 /// A module that does nothing: the floor of what any wasm filter costs.
@@ -44,6 +51,7 @@ struct Case {
     name: String,
     address: SocketAddr,
     pid: u32,
+    connections: Connections,
     kind: Kind,
 }
 
@@ -53,7 +61,8 @@ enum Kind {
     Same(Load),
     /// Each with a token that was never seen.
     Fresh,
-    /// Without a token, each from another client address.
+    /// Without a token, each from another client address. No more in a round than the filter keeps
+    /// in stock.
     Challenge,
 }
 
@@ -78,7 +87,9 @@ impl Options {
         };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
-            let value = args.next().with_context(|| format!("{arg} needs a value"))?;
+            let value = args
+                .next()
+                .with_context(|| format!("{arg} needs a value"))?;
             match arg.as_str() {
                 "--rounds" => options.rounds = value.parse()?,
                 "--requests" => options.requests = value.parse()?,
@@ -114,11 +125,12 @@ async fn main() -> Result<()> {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         stage.cases.shuffle(&mut rand::rng());
         let mut cpu_us = BTreeMap::new();
-        for case in &stage.cases {
+        for case in &mut stage.cases {
             let load = case.load(&mut stage.mint, options.requests)?;
             let before = cpu::nanoseconds(case.pid)?;
-            let mut done = load
-                .run(case.address, CONNECTIONS)
+            let mut done = case
+                .connections
+                .send(&load)
                 .await
                 .with_context(|| case.name.clone())?;
             let spent = cpu::nanoseconds(case.pid)? - before;
@@ -203,7 +215,7 @@ impl Case {
                 status: 200,
             },
             Kind::Challenge => Load {
-                requests: (0..requests)
+                requests: (0..requests.min(CHALLENGES))
                     .map(|_| {
                         let [a, b, c] = rand::random::<[u8; 3]>();
                         request(
@@ -288,29 +300,40 @@ impl Stage {
         let free = || Kind::Same(ok(paid("/v1/health", &foreign)));
         let with_token = || Kind::Same(ok(paid("/v1/forecast", &token)));
         let mut cases = vec![
-            bare.case("bare", with_token())?,
-            nothing.case("noop", with_token())?,
-            filter.case("free", free())?,
-            filter.case("free-with-token", Kind::Same(ok(paid("/v1/health", &token))))?,
-            filter.case("l402-seen", with_token())?,
-            filter.case("services-1", with_token())?,
-            filter.case("l402-fresh", Kind::Fresh)?,
-            filter.case("challenge-stock", Kind::Challenge)?,
-            filter_slow.case("challenge-node-20ms", Kind::Challenge)?,
-            filter_100.case("services-100", with_token())?,
-            filter_1000.case("services-1000", with_token())?,
-            filter_revoked.case(
-                "revocations-10000",
-                Kind::Same(ok(paid("/v1/forecast", &token_many))),
-            )?,
-            by_jwt.case(
-                "jwt-authn",
-                Kind::Same(ok(request(
-                    "/",
-                    &format!("authorization: Bearer {jwt}\r\n"),
-                ))),
-            )?,
-            by_ext_authz.case("ext-authz-h2", with_token())?,
+            bare.case("bare", with_token()).await?,
+            nothing.case("noop", with_token()).await?,
+            filter.case("free", free()).await?,
+            filter
+                .case(
+                    "free-with-token",
+                    Kind::Same(ok(paid("/v1/health", &token))),
+                )
+                .await?,
+            filter.case("l402-seen", with_token()).await?,
+            filter.case("services-1", with_token()).await?,
+            filter.case("l402-fresh", Kind::Fresh).await?,
+            filter.case("challenge-stock", Kind::Challenge).await?,
+            filter_slow
+                .case("challenge-node-20ms", Kind::Challenge)
+                .await?,
+            filter_100.case("services-100", with_token()).await?,
+            filter_1000.case("services-1000", with_token()).await?,
+            filter_revoked
+                .case(
+                    "revocations-10000",
+                    Kind::Same(ok(paid("/v1/forecast", &token_many))),
+                )
+                .await?,
+            by_jwt
+                .case(
+                    "jwt-authn",
+                    Kind::Same(ok(request(
+                        "/",
+                        &format!("authorization: Bearer {jwt}\r\n"),
+                    ))),
+                )
+                .await?,
+            by_ext_authz.case("ext-authz-h2", with_token()).await?,
         ];
         let mut subjects = vec![
             bare,
@@ -336,7 +359,7 @@ impl Stage {
                 ("l402-fresh", Kind::Fresh),
                 ("challenge-stock", Kind::Challenge),
             ] {
-                cases.push(other.case(format!("{case}{OF}{build}"), kind)?);
+                cases.push(other.case(format!("{case}{OF}{build}"), kind).await?);
             }
             subjects.push(other);
         }
@@ -389,11 +412,12 @@ impl Stage {
 }
 
 impl Subject {
-    fn case(&self, name: impl Into<String>, kind: Kind) -> Result<Case> {
+    async fn case(&self, name: impl Into<String>, kind: Kind) -> Result<Case> {
         Ok(Case {
             name: name.into(),
             address: self.address,
             pid: self.id()?,
+            connections: Connections::open(self.address, CONNECTIONS).await?,
             kind,
         })
     }
