@@ -11,8 +11,10 @@ lncli_of() { # folder, host:port, command…
 }
 seller() { lncli_of "$SELLER_DIR" "$SELLER" "$@"; }
 buyer() { lncli_of "$BUYER_DIR" "$BUYER" "$@"; }
-bitcoin() {
-  btcctl --regtest --configfile=/dev/null "--rpcserver=$BTCD" "--rpccert=$CHAIN/rpc.cert" \
+bitcoin() { # host:port, command…
+  local server=$1
+  shift
+  btcctl --regtest --configfile=/dev/null "--rpcserver=$server" "--rpccert=$CHAIN/rpc.cert" \
     "--rpcuser=$RPC_USER" "--rpcpass=$RPC_PASSWORD" "$@"
 }
 field() { sed -n "s/^ *\"$1\": *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" | head -n 1; }
@@ -29,15 +31,28 @@ wait_for() { # what, command…
   exit 1
 }
 
-# RPC_ACTIVE comes earlier, is enough for an address, and all there is before the first blocks.
-active() { "$1" state | grep -q SERVER_ACTIVE || one_more_block; }
 has_channel() { "$1" listchannels --active_only | grep -q '"chan_id"'; }
-synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ] || one_more_block; }
-# A node that was still looking for the chain when the blocks came hears of them with the next one.
-one_more_block() {
-  bitcoin generate 1
-  return 1
+synced() { [ "$("$1" getinfo | field synced_to_chain)" = true ]; }
+
+# By a second btcd: whom blocks pay is said on the command line, and the first one, which the nodes
+# follow, must not start again for that.
+mine_for() { # address, blocks
+  local folder
+  folder=$(mktemp -d)
+  btcd --regtest --nodnsseed --configfile=/dev/null "--miningaddr=$1" "--connect=$BTCD_PEER" --nolisten \
+    "--datadir=$folder/data" "--logdir=$folder/logs" "--rpclisten=$MINER" "--rpccert=$CHAIN/rpc.cert" \
+    "--rpckey=$CHAIN/rpc.key" "--rpcuser=$RPC_USER" "--rpcpass=$RPC_PASSWORD" >/dev/null &
+  # shellcheck disable=SC2064 # as they are now
+  trap "kill $!; wait $! || true; rm -rf '$folder'" EXIT
+  wait_for "the miner has the chain" same_chain
+  bitcoin "$MINER" generate "$2" >/dev/null
+  wait_for "its blocks have spread" same_chain
+  kill $!
+  wait $! || true
+  trap - EXIT
+  rm -rf "$folder"
 }
+same_chain() { [ "$(bitcoin "$MINER" getbestblockhash)" = "$(bitcoin "$BTCD" getbestblockhash)" ]; }
 has_coins() { [ "$(seller walletbalance | field confirmed_balance)" != 0 ]; }
 # A channel is active a moment before payments find it.
 can_pay() {
@@ -49,12 +64,8 @@ connected() { seller listpeers | grep -q "$buyer_key" || seller connect "$buyer_
 
 if ! has_channel seller; then
   address=$(seller newaddress p2wkh | field address)
-  echo "$address" >"$CHAIN/mining-address.new"
-  mv "$CHAIN/mining-address.new" "$CHAIN/mining-address"
-  # btcd's regtest has segwit only after three periods of 144 blocks.
-  wait_for "btcd mines" bitcoin generate 450
-  wait_for "the seller's node is active" active seller
-  wait_for "the buyer's node is active" active buyer
+  # A block's coins may be spent after a hundred more.
+  mine_for "$address" 110
   wait_for "the seller follows the chain" synced seller
   wait_for "the buyer follows the chain" synced buyer
   wait_for "the seller has coins" has_coins
@@ -62,7 +73,7 @@ if ! has_channel seller; then
   wait_for "the nodes are connected" connected
   wait_for "the channel is opened" seller openchannel \
     --local_amt 16000000 --push_amt 12000000 --node_key "$buyer_key"
-  bitcoin generate 6 >/dev/null
+  bitcoin "$BTCD" generate 6 >/dev/null
 fi
 wait_for "the seller's channel is active" has_channel seller
 wait_for "the buyer's channel is active" has_channel buyer

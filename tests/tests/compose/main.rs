@@ -18,28 +18,11 @@ use e2e::paths;
 use file::{Condition, services, stages};
 use run::Compose;
 
-/// LND 0.20 that starts at height 0 now and then never gets ready when the first blocks come; `init`
-/// then gives up after a minute and says so. That is started again, and nothing else is.
-fn up(compose: &mut Compose) {
-    for _ in 0..4 {
-        let Err(error) = compose.up() else { return };
-        let output = compose.output("init");
-        let last = output
-            .lines()
-            .rfind(|line| line.starts_with("waiting until"));
-        let is_stuck_lnd = last.is_some_and(|line| line.ends_with("node is active"));
-        assert!(is_stuck_lnd, "{error:#}\n{output}");
-        eprintln!("LND did not get ready; starting all again");
-        compose.down().unwrap();
-    }
-    compose.up().unwrap();
-}
-
 #[tokio::test]
 async fn the_compose_file_ends_with_a_purchase_and_does_so_again_when_started_again() {
     let mut compose = Compose::new("compose").unwrap();
     for purchases in 1..=2 {
-        up(&mut compose);
+        compose.up().unwrap();
         compose.wait_for("buyer", Condition::Completed).unwrap();
         println!("{}", compose.output("buyer"));
 
