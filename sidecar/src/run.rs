@@ -3,9 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,11 +19,12 @@ use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
 use crate::app::state::StateError;
 use crate::app::{App, Parts};
-use crate::config::{Config, LightningConfig};
+use crate::config::{self, BearerTokens, Config, LightningConfig, TlsFiles};
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random};
+use crate::files::follow;
 use crate::http::serve::Door;
-use crate::http::{admin, api};
+use crate::http::{admin, api, tls};
 use crate::metrics::Metrics;
 
 /// For so long a sidecar that is going away still answers everything, so that who balances load
@@ -171,10 +175,15 @@ fn open_ledger(path: &Path, metrics: &Arc<Metrics>) -> Result<SqliteLedger, Ledg
     )
 }
 
+/// Work that ends only when it is dropped.
+type Background = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 struct Doors {
     api: Door,
     admin: Door,
     dev: Option<Door>,
+    /// What keeps their secrets as the files have them.
+    followers: Vec<Background>,
 }
 
 impl Doors {
@@ -183,22 +192,46 @@ impl Doors {
         app: &Arc<App<SqliteLedger, N>>,
         dev: Option<Door>,
     ) -> io::Result<Self> {
+        let mut followers = Vec::new();
+        let (tokens, presented) = watch::channel(config.tokens.clone());
+        if !config.token_files.is_empty() {
+            followers.push(follow_tokens(config.token_files.clone(), tokens));
+        }
         let state = api::ApiState {
             app: Arc::clone(app),
-            tokens: config.tokens.clone(),
+            tokens: presented,
         };
         let mut api = Door::open(config.listen, api::router(state)).await?;
         if let Some(files) = &config.tls {
-            api = api.with_tls(files)?;
+            let (acceptor, accepting) = watch::channel(tls::acceptor(files)?);
+            followers.push(follow_tls(files.clone(), acceptor));
+            api = api.with_tls(accepting);
         }
         let admin = Door::open(config.admin, admin::router(Arc::clone(app))).await?;
-        Ok(Self { api, admin, dev })
+        Ok(Self {
+            api,
+            admin,
+            dev,
+            followers,
+        })
     }
 
     fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr, Option<SocketAddr>)> {
         let dev = self.dev.as_ref().map(Door::address).transpose()?;
         Ok((self.api.address()?, self.admin.address()?, dev))
     }
+}
+
+fn follow_tokens(files: Vec<PathBuf>, tokens: watch::Sender<BearerTokens>) -> Background {
+    let watched = files.clone();
+    let read = move || config::read_tokens(&files).map_err(|problems| problems.join("; "));
+    Box::pin(follow("tokenFiles", watched, read, tokens))
+}
+
+fn follow_tls(files: TlsFiles, acceptor: watch::Sender<TlsAcceptor>) -> Background {
+    let watched = vec![files.certificate.clone(), files.key.clone()];
+    let read = move || tls::acceptor(&files).map_err(|error| error.to_string());
+    Box::pin(follow("tls", watched, read, acceptor))
 }
 
 /// Serves, and goes away in order: not ready, still answering, no new connections, what is in
@@ -212,6 +245,10 @@ async fn serve<N: Lightning>(
 ) {
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     app.spawn_background(&tasks, &background);
+    for follower in doors.followers {
+        let stop = background.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(follower).await });
+    }
     let (no_api, no_admin) = (CancellationToken::new(), CancellationToken::new());
     let api = tokio::spawn(doors.api.serve(no_api.clone(), drain));
     let admin = tokio::spawn(

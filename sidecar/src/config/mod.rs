@@ -19,7 +19,7 @@ use protocol::keys::MasterSecret;
 use serde_yaml_ng::Value;
 use subtle::{Choice, ConstantTimeEq as _};
 
-pub use self::secrets::read_master_keys;
+pub use self::secrets::{read_master_keys, read_tokens};
 pub use self::section::ConfigError;
 use self::section::{Problems, Section};
 
@@ -37,6 +37,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Who may ask.
     pub tokens: BearerTokens,
+    /// Where [`Self::tokens`] came from; empty: from the environment.
+    pub token_files: Vec<PathBuf>,
     /// Master keys from the operator, oldest first; empty: made and kept in the ledger.
     pub master_keys: Vec<MasterSecret>,
     /// Where [`Self::master_keys`] came from, for messages.

@@ -29,7 +29,7 @@ pub(super) fn everything(
             `plainHttp: mesh` where a mesh encrypts it",
         );
     }
-    let tokens = secrets::bearer_tokens(&mut root, environment);
+    let (tokens, token_files) = secrets::bearer_tokens(&mut root, environment);
     let (master_keys, master_key_file) = secrets::master_keys(&mut root, environment);
     let ledger = ledger(&mut root);
     let lightning = lightning(&mut root);
@@ -43,6 +43,7 @@ pub(super) fn everything(
         admin,
         tls,
         tokens: tokens?,
+        token_files,
         master_keys,
         master_key_file,
         ledger: ledger?,

@@ -16,36 +16,69 @@ const MASTER_KEY: &str = "BOLTGATE_MASTER_KEY";
 const MOST_TOKENS: usize = 2;
 const TOKEN_LENGTHS: std::ops::RangeInclusive<usize> = 16..=512;
 
+/// Tokens, and the files that they are from.
 pub(super) fn bearer_tokens(
     root: &mut Section,
     environment: &impl Fn(&str) -> Option<String>,
-) -> Option<BearerTokens> {
-    let files = root.texts("tokenFiles");
-    let variables = [TOKEN, TOKEN_PREVIOUS].into_iter().filter_map(environment);
-    let mut tokens: Vec<String> = variables.filter(|token| !token.is_empty()).collect();
-    if tokens.is_empty() {
-        for file in &files {
-            if let Some(text) = read(root, "tokenFiles", Path::new(file)) {
-                tokens.push(text.trim().to_owned());
-            }
-        }
-    }
-    if tokens.is_empty() && files.is_empty() {
-        let problem = format!("one or two files are required, or {TOKEN} in the environment");
-        root.problem("tokenFiles", problem);
-    }
+) -> (Option<BearerTokens>, Vec<PathBuf>) {
+    let files = root.texts("tokenFiles").into_iter().map(PathBuf::from);
+    let mut files: Vec<PathBuf> = files.collect();
     if files.len() > MOST_TOKENS {
         root.problem(
             "tokenFiles",
             format!("at most {MOST_TOKENS} tokens are valid at once"),
         );
     }
-    if tokens.iter().any(|token| !is_token(token)) {
-        let (least, most) = (TOKEN_LENGTHS.start(), TOKEN_LENGTHS.end());
-        let problem = format!("a token has {least} to {most} printable characters, no spaces");
-        root.problem("tokenFiles", problem);
+    let variables = [TOKEN, TOKEN_PREVIOUS].into_iter().filter_map(environment);
+    let tokens: Vec<String> = variables.filter(|token| !token.is_empty()).collect();
+    let read = if !tokens.is_empty() {
+        files.clear();
+        checked(tokens)
+    } else if files.is_empty() {
+        Err(vec![format!(
+            "one or two files are required, or {TOKEN} in the environment"
+        )])
+    } else {
+        read_tokens(&files)
+    };
+    match read {
+        Ok(tokens) => (Some(tokens), files),
+        Err(problems) => {
+            for problem in problems {
+                root.problem("tokenFiles", problem);
+            }
+            (None, files)
+        }
     }
-    (!tokens.is_empty()).then(|| BearerTokens::new(tokens))
+}
+
+/// Reads token files: one bearer token in each.
+///
+/// # Errors
+/// Everything that is wrong with them; never what is in them.
+pub fn read_tokens(files: &[PathBuf]) -> Result<BearerTokens, Vec<String>> {
+    let (mut tokens, mut problems) = (Vec::new(), Vec::new());
+    for file in files {
+        match std::fs::read_to_string(file).map(Zeroizing::new) {
+            Ok(text) => tokens.push(text.trim().to_owned()),
+            Err(error) => problems.push(format!("{}: {error}", file.display())),
+        }
+    }
+    if problems.is_empty() {
+        checked(tokens)
+    } else {
+        Err(problems)
+    }
+}
+
+fn checked(tokens: Vec<String>) -> Result<BearerTokens, Vec<String>> {
+    if tokens.iter().all(|token| is_token(token)) {
+        return Ok(BearerTokens::new(tokens));
+    }
+    let (least, most) = (TOKEN_LENGTHS.start(), TOKEN_LENGTHS.end());
+    Err(vec![format!(
+        "a token has {least} to {most} printable characters, no spaces"
+    )])
 }
 
 fn is_token(token: &str) -> bool {
@@ -89,15 +122,5 @@ fn parse_master_keys(text: &str) -> Result<Vec<MasterSecret>, String> {
     match keys {
         Ok(keys) if !keys.is_empty() => Ok(keys),
         _ => Err("must hold one key of 64 hexadecimal digits per line".to_owned()),
-    }
-}
-
-fn read(root: &Section, key: &str, file: &Path) -> Option<Zeroizing<String>> {
-    match std::fs::read_to_string(file) {
-        Ok(text) => Some(Zeroizing::new(text)),
-        Err(error) => {
-            root.problem(key, format!("{}: {error}", file.display()));
-            None
-        }
     }
 }

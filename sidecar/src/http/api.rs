@@ -22,6 +22,7 @@ use protocol::api::{
     BOOTSTRAP_PATH, BootstrapQuery, MARKER_HEADER, MARKER_VALUE, OFFERS_PATH, OffersRequest,
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::problem::ApiProblem;
 use crate::app::App;
@@ -38,8 +39,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct ApiState<L, N> {
     /// The use cases.
     pub app: Arc<App<L, N>>,
-    /// Who may ask.
-    pub tokens: BearerTokens,
+    /// Who may ask at present.
+    pub tokens: watch::Receiver<BearerTokens>,
 }
 
 /// The routes.
@@ -72,7 +73,8 @@ async fn guard<L: Ledger, N: Lightning>(
         OFFERS_PATH => Route::Offers,
         _ => Route::Other,
     };
-    let mut response = if is_authorized(&state.tokens, request.headers()) {
+    let is_authorized = is_authorized(&state.tokens.borrow(), request.headers());
+    let mut response = if is_authorized {
         let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
         answered.unwrap_or_else(|_| ApiProblem::unavailable("took too long").into_response())
     } else {

@@ -10,16 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-
-use crate::config::TlsFiles;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also the longest that a connection stays open between two requests; long, since a filter's
@@ -36,7 +31,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 pub struct Door {
     listener: TcpListener,
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<watch::Receiver<TlsAcceptor>>,
 }
 
 impl Door {
@@ -55,13 +50,11 @@ impl Door {
         })
     }
 
-    /// From now on by TLS.
-    ///
-    /// # Errors
-    /// The files hold no certificate and key.
-    pub fn with_tls(mut self, files: &TlsFiles) -> io::Result<Self> {
-        self.tls = Some(TlsAcceptor::from(Arc::new(server_config(files)?)));
-        Ok(self)
+    /// From now on by TLS; each new connection by what `tls` holds then.
+    #[must_use]
+    pub fn with_tls(mut self, tls: watch::Receiver<TlsAcceptor>) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// Where it is; of use when port 0 was asked for.
@@ -80,7 +73,7 @@ impl Door {
         while let Some((stream, permit)) = self.accept(&stop, &permits).await {
             let service = TowerToHyperService::new(self.router.clone());
             let watcher = connections.watcher();
-            let tls = self.tls.clone();
+            let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let Some(io) = established(stream, tls).await else {
@@ -157,21 +150,4 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .max_concurrent_streams(MOST_STREAMS);
     builder
-}
-
-fn server_config(files: &TlsFiles) -> io::Result<ServerConfig> {
-    let named = |file: &std::path::Path, error: &dyn std::fmt::Display| {
-        io::Error::other(format!("{}: {error}", file.display()))
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| named(&files.certificate, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| named(&files.key, &e))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| named(&files.certificate, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }

@@ -11,6 +11,7 @@
 
 mod bootstrap;
 mod fake_lnd;
+mod files;
 mod lnd;
 mod offers;
 mod process;

@@ -17,9 +17,9 @@ use tempfile::TempDir;
 use crate::offers::verified;
 use crate::support::{Api, TOKEN, eventually, pay, wish};
 
-struct Program {
+pub(crate) struct Program {
     child: Child,
-    api: Api,
+    pub(crate) api: Api,
     admin: SocketAddr,
     dev: SocketAddr,
 }
@@ -31,7 +31,7 @@ fn free_address() -> SocketAddr {
         .unwrap()
 }
 
-fn write_config(dir: &Path) {
+pub(crate) fn write_config(dir: &Path) {
     std::fs::write(dir.join("token"), format!("{TOKEN}\n")).unwrap();
     let [api, admin, dev] = [free_address(), free_address(), free_address()];
     let dir = dir.display();
@@ -72,7 +72,7 @@ async fn run(dir: &Path, arguments: &[&str]) -> Output {
 }
 
 impl Program {
-    async fn start(dir: &Path) -> Self {
+    pub(crate) async fn start(dir: &Path) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
