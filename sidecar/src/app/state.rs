@@ -11,7 +11,7 @@ use protocol::keys::L402Key;
 use super::keys::MasterKeys;
 use crate::config::FiltersConfig;
 use crate::domain::deny_list::Version;
-use crate::domain::keys::{FilterRegistry, Promotion};
+use crate::domain::keys::{Behind, FilterRegistry, Generation, Promotion};
 use crate::domain::ledger::{LedgerError, Snapshot};
 use crate::domain::ports::{Clock, Ledger, RandomError};
 use crate::metrics::{Metrics, StateLabels};
@@ -51,6 +51,17 @@ pub struct View {
     keys: Vec<(u8, KeyState, L402Key)>,
     /// [`Bootstrap::version`] of it.
     text: String,
+}
+
+/// A rotation under way.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rotation {
+    /// The generation that is to become current.
+    pub next: u8,
+    /// Whether it may.
+    pub promotion: Promotion,
+    /// Who holds it up.
+    pub behind: Vec<Behind>,
 }
 
 /// The key to issue with.
@@ -215,14 +226,25 @@ impl<L: Ledger> StateKeeper<L> {
         Ok(())
     }
 
+    /// The rotation that is under way, if there is one.
+    ///
+    /// # Errors
+    /// The state is too old to be trusted.
+    pub fn rotation(&self) -> Result<Option<Rotation>, StateError> {
+        let view = self.view()?;
+        let (filters, now) = (self.lock_filters(), self.clock.monotonic());
+        Ok(view.next_generation().map(|next| Rotation {
+            next: next.id,
+            promotion: filters.promotion(next.added, now),
+            behind: filters.behind(next.added, now),
+        }))
+    }
+
     async fn promote_if_acknowledged(&self) -> Result<(), StateError> {
         let view = self.view()?;
-        let next = view
-            .snapshot
-            .generations
-            .iter()
-            .find(|g| g.state == KeyState::Next);
-        let Some(next) = next else { return Ok(()) };
+        let Some(next) = view.next_generation() else {
+            return Ok(());
+        };
         let promotion = self
             .lock_filters()
             .promotion(next.added, self.clock.monotonic());
@@ -289,6 +311,11 @@ impl<L: Ledger> StateKeeper<L> {
 }
 
 impl View {
+    fn next_generation(&self) -> Option<&Generation> {
+        let mut generations = self.snapshot.generations.iter();
+        generations.find(|generation| generation.state == KeyState::Next)
+    }
+
     /// The version that a filter names, if it is one of this ledger and not of its future.
     fn known_version(&self, text: &str) -> Option<Version> {
         let (epoch, version) = text.split_once('.')?;

@@ -4,18 +4,19 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use protocol::api::KeyState;
 use protocol::encoding::base64_decode_lenient;
 use protocol::hash::PaymentHash;
 use protocol::l402::{Identifier, TokenId};
 use protocol::macaroon::Macaroon;
 
-use super::{ConfigArgs, fail, print, with_config};
+use super::{ConfigArgs, fail, print, rotation, with_config};
 use crate::adapters::ledger::sqlite::SqliteLedger;
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
 use crate::config::Config;
-use crate::domain::keys::Generation;
-use crate::domain::ledger::{NewRevocation, OfferName};
+use crate::domain::keys::{Generation, RotationHeld};
+use crate::domain::ledger::{LedgerError, NewRevocation, OfferName};
 use crate::domain::offer::Validity;
 use crate::domain::ports::{Clock as _, Ledger};
 
@@ -167,19 +168,34 @@ async fn rotate(config: Config) -> Result<String, String> {
         .begin_rotation(key, SystemClock::new().unix_millis())
         .await;
     ledger.close().await;
-    let id = begun.map_err(|error| format!("{error}\n{}", described(&snapshot.generations)))?;
-    Ok(format!(
-        "generation {id} is next; it becomes current when every live filter has acknowledged it"
-    ))
+    let error = match begun {
+        Ok(id) => {
+            return Ok(format!(
+                "generation {id} is next; it becomes current when every live filter has \
+                 acknowledged it"
+            ));
+        }
+        Err(error) => error,
+    };
+    let mut lines = vec![error.to_string()];
+    if let LedgerError::Held(RotationHeld::Pending { id, .. }) = error {
+        lines.push(rotation::waits_for(config.admin, id).await);
+    }
+    lines.push(described(&snapshot.generations));
+    Err(lines.join("\n"))
 }
 
 async fn list(config: &Config) -> Result<String, String> {
     let ledger = open(config)?;
     let snapshot = ledger.snapshot().await;
     ledger.close().await;
-    Ok(described(
-        &snapshot.map_err(|error| error.to_string())?.generations,
-    ))
+    let generations = snapshot.map_err(|error| error.to_string())?.generations;
+    let mut text = described(&generations);
+    if let Some(next) = generations.iter().find(|g| g.state == KeyState::Next) {
+        text.push('\n');
+        text.push_str(&rotation::waits_for(config.admin, next.id).await);
+    }
+    Ok(text)
 }
 
 fn described(generations: &[Generation]) -> String {

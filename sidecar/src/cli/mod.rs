@@ -4,6 +4,7 @@ mod check;
 mod dev;
 mod health;
 mod manage;
+mod rotation;
 mod serve;
 
 use std::io;

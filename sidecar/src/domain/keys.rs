@@ -162,6 +162,15 @@ pub enum Promotion {
     Unacknowledged(usize),
 }
 
+/// A live filter that holds a rotation up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Behind {
+    /// Name of its VM.
+    pub vm: String,
+    /// How long ago it polled.
+    pub silent: Duration,
+}
+
 impl FilterRegistry {
     /// `window`: a filter that polled within it is live. `started`: now, on the monotonic clock.
     #[must_use]
@@ -206,7 +215,7 @@ impl FilterRegistry {
     pub fn promotion(&self, added: Version, now: Duration) -> Promotion {
         let missing = self
             .live_filters(now)
-            .filter(|seen| seen.known.is_none_or(|v| v < added))
+            .filter(|(_, seen)| seen.is_behind(added))
             .count();
         if missing > 0 {
             return Promotion::Unacknowledged(missing);
@@ -217,10 +226,32 @@ impl FilterRegistry {
         Promotion::Allowed
     }
 
-    fn live_filters(&self, now: Duration) -> impl Iterator<Item = &Seen> {
+    /// Live filters that have not acknowledged version `added`, the longest silent first.
+    #[must_use]
+    pub fn behind(&self, added: Version, now: Duration) -> Vec<Behind> {
+        let behind = self
+            .live_filters(now)
+            .filter(|(_, seen)| seen.is_behind(added));
+        let mut behind: Vec<Behind> = behind
+            .map(|(vm, seen)| Behind {
+                vm: vm.clone(),
+                silent: now.saturating_sub(seen.polled),
+            })
+            .collect();
+        behind.sort_by(|a, b| b.silent.cmp(&a.silent).then_with(|| a.vm.cmp(&b.vm)));
+        behind
+    }
+
+    fn live_filters(&self, now: Duration) -> impl Iterator<Item = (&String, &Seen)> {
         self.filters
-            .values()
-            .filter(move |seen| now.saturating_sub(seen.polled) <= self.window)
+            .iter()
+            .filter(move |(_, seen)| now.saturating_sub(seen.polled) <= self.window)
+    }
+}
+
+impl Seen {
+    fn is_behind(&self, added: Version) -> bool {
+        self.known.is_none_or(|known| known < added)
     }
 }
 
@@ -328,6 +359,23 @@ mod tests {
         assert_eq!(
             filters.promotion(Version(5), second(63)),
             Promotion::Allowed
+        );
+    }
+    #[test]
+    fn live_filters_that_hold_a_rotation_up_are_named_the_longest_silent_first() {
+        let second = Duration::from_secs;
+        let mut filters = FilterRegistry::new(second(30), second(0));
+        filters.polled("gone", None, second(1));
+        filters.polled("new", None, second(38));
+        filters.polled("old", Some(Version(4)), second(25));
+        filters.polled("good", Some(Version(5)), second(40));
+        let behind = |vm: &str, silent| Behind {
+            vm: vm.to_owned(),
+            silent: second(silent),
+        };
+        assert_eq!(
+            filters.behind(Version(5), second(40)),
+            [behind("old", 15), behind("new", 2)]
         );
     }
 }

@@ -1,9 +1,11 @@
-//! The admin listener: `/healthz`, `/readyz`, `/metrics`. No secrets, no token.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/rotation`. No secrets, no token.
 //!
 //! `/readyz` is about what filters need: keys and deny list from a ledger that can be read. A
 //! Lightning node that is down is told in the body and does not make the sidecar unready: filters
 //! would lose the keys with which they serve paid traffic. `/readyz?require=lightning` asks for
 //! the node as well.
+//!
+//! `/rotation` tells the command line what a rotation of the master key waits for.
 
 use std::sync::Arc;
 
@@ -14,14 +16,50 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::problem::ApiProblem;
 use crate::app::App;
 use crate::domain::invoice::NodeStatus;
+use crate::domain::keys::{Behind, Promotion};
 use crate::domain::ports::{Ledger, Lightning};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Most filters that `/rotation` names.
+const MOST_NAMED: usize = 20;
+
+/// Answer of `/rotation`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct RotationStatus {
+    /// The generation that is to become current; nothing else counts if there is none.
+    pub next: Option<u8>,
+    /// The sidecar runs too short a time to have heard of every filter.
+    pub listening: bool,
+    /// How many live filters have not acknowledged it.
+    pub behind: usize,
+    /// The first of them, the longest silent first.
+    pub named: Vec<FilterBehind>,
+}
+
+/// A live filter that holds a rotation up.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct FilterBehind {
+    /// Name of its VM.
+    pub vm: String,
+    /// How long ago it was heard of.
+    pub seen_seconds_ago: u64,
+}
+
+impl From<Behind> for FilterBehind {
+    fn from(behind: Behind) -> Self {
+        Self {
+            vm: behind.vm,
+            seen_seconds_ago: behind.silent.as_secs(),
+        }
+    }
+}
 
 /// Query of `/readyz`.
 #[derive(Deserialize)]
@@ -36,6 +74,7 @@ pub fn router<L: Ledger, N: Lightning>(app: Arc<App<L, N>>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/rotation", get(rotation))
         .with_state(app)
 }
 
@@ -70,4 +109,20 @@ async fn ready<L: Ledger, N: Lightning>(
 
 async fn metrics<L: Ledger, N: Lightning>(State(app): State<Arc<App<L, N>>>) -> Response {
     ([(CONTENT_TYPE, OPENMETRICS)], app.metrics.encode()).into_response()
+}
+
+async fn rotation<L: Ledger, N: Lightning>(
+    State(app): State<Arc<App<L, N>>>,
+) -> Result<Json<RotationStatus>, ApiProblem> {
+    let Some(rotation) = app.state.rotation()? else {
+        return Ok(Json(RotationStatus::default()));
+    };
+    Ok(Json(RotationStatus {
+        next: Some(rotation.next),
+        listening: rotation.promotion == Promotion::Listening,
+        behind: rotation.behind.len(),
+        named: (rotation.behind.into_iter().map(FilterBehind::from))
+            .take(MOST_NAMED)
+            .collect(),
+    }))
 }

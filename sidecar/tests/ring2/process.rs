@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
 
 use hyper::StatusCode;
+use protocol::api::{BOOTSTRAP_PATH, Bootstrap};
 use protocol::encoding::hex_encode;
 use protocol::time::UnixSeconds;
 use sidecar::adapters::ledger::sqlite::SqliteLedger;
@@ -15,7 +16,7 @@ use sidecar::domain::ports::Ledger as _;
 use tempfile::TempDir;
 
 use crate::offers::verified;
-use crate::support::{Api, TOKEN, eventually, pay, wish};
+use crate::support::{Api, TOKEN, VM, eventually, pay, wish};
 
 pub(crate) struct Program {
     child: Child,
@@ -324,6 +325,55 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
     let paid_fresh = pay(program.dev, &fresh.invoice).await.unwrap();
     verified(&bootstrap, &old, &paid).unwrap();
     verified(&bootstrap, &fresh, &paid_fresh).unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_that_waits_names_the_filter_that_it_waits_for() {
+    let other = "fedcba9876543210fedcba9876543210";
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let config = dir.path().join("config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("liveWindow: 1s", "liveWindow: 60s")).unwrap();
+    let program = Program::start(dir.path()).await;
+    // One filter stays where it is, the other follows.
+    program.api.bootstrap(None).await.unwrap();
+    let rotate = ["keys", "rotate", "--config", "config.yaml"];
+    assert!(run(dir.path(), &rotate).await.status.success());
+    let poll = async |known: &str| {
+        let target = format!("{BOOTSTRAP_PATH}?vm={other}{known}");
+        program
+            .api
+            .send(program.api.request("GET", &target, ""))
+            .await
+    };
+    let version = eventually("the new key is given out", async || {
+        let bootstrap: Bootstrap = serde_json::from_slice(&poll("").await.body).unwrap();
+        (bootstrap.keys.len() == 2).then_some(bootstrap.version)
+    })
+    .await;
+    let acknowledged = poll(&format!("&known={version}")).await;
+    assert_eq!(acknowledged.status, StatusCode::NOT_MODIFIED);
+
+    let refused = run(dir.path(), &rotate).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let listed = run(dir.path(), &["keys", "list", "--config", "config.yaml"]).await;
+    assert_eq!(listed.status.code(), Some(0));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for text in [&said, &listed] {
+        let named = format!("filter VM {VM}, last seen ");
+        let (_, rest) = text.split_once(&named).unwrap_or_else(|| panic!("{text}"));
+        let (seconds, _) = rest.split_once(" s ago").unwrap();
+        assert!(seconds.parse::<u64>().unwrap() < 60, "{text}");
+        assert!(!text.contains(other), "{text}");
+    }
+    assert!(said.contains("generation 1 is next"), "{said}");
+
+    program.kill();
+    let refused = run(dir.path(), &rotate).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("no sidecar tells"), "{said}");
 }
 
 #[tokio::test]
