@@ -227,7 +227,7 @@ impl EnvoyConfig {
             } },
             "static_resources": { "clusters": [
                 cluster("upstream", self.upstream, false, json!({})),
-                cluster("grpc_upstream", self.grpc_upstream, true, json!({})),
+                cluster("grpc_upstream", self.grpc_upstream, true, breakers(4096)),
                 cluster("boltgate", self.sidecar, true, breakers(1024)),
                 cluster("boltgate_offers", self.sidecar, true, breakers(64)),
             ] },

@@ -1,5 +1,6 @@
 //! An HTTP client that adds nothing: no redirects, no headers, no changed paths.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request as HttpRequest, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// A client of one server; connections are kept and reused. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpConnector, UnsyncBoxBody<Bytes, Infallible>>,
     server: SocketAddr,
     host: Option<String>,
 }
@@ -66,6 +68,7 @@ impl Http {
             target: target.to_owned(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
+            trailers: None,
             timeout: TIMEOUT,
             fault: None,
         }
@@ -93,6 +96,7 @@ pub struct Request {
     target: String,
     headers: HeaderMap,
     body: Bytes,
+    trailers: Option<HeaderMap>,
     timeout: Duration,
     fault: Option<anyhow::Error>,
 }
@@ -117,6 +121,12 @@ impl Request {
         self.header(AUTHORIZATION.as_str(), token.authorization())
     }
 
+    /// Sends these after the body; HTTP/2 only.
+    pub fn trailers(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = Some(trailers);
+        self
+    }
+
     /// Longest wait for the whole answer.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -135,7 +145,13 @@ impl Request {
         let uri: Uri = format!("http://{}{}", self.http.server, self.target)
             .parse()
             .with_context(|| format!("{what}: not a target"))?;
-        let mut request = HttpRequest::new(Full::new(self.body));
+        let body = Full::new(self.body);
+        let mut request = HttpRequest::new(match self.trailers {
+            Some(trailers) => body
+                .with_trailers(std::future::ready(Some(Ok(trailers))))
+                .boxed_unsync(),
+            None => body.boxed_unsync(),
+        });
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.headers_mut() = self.headers;

@@ -14,6 +14,7 @@ use e2e::http_client::{Answer, Http, Request};
 use e2e::l402::Token;
 use e2e::unpaid::{self, MARK, challenge, fault, limited, none_arrived};
 use futures_util::stream::{self, StreamExt as _};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -27,8 +28,7 @@ fn gate(name: &str) -> Builder<'static> {
     Gate::dev(name).envoy(|config| config.trusted_hops = 1)
 }
 
-/// One worker, so that everybody waits in the same VM: some 300 answers from one callback would
-/// kill it.
+/// One worker, so that everybody waits in the same VM.
 fn crowded_gate(name: &str) -> Builder<'static> {
     gate(name).envoy(|config| {
         config.trusted_hops = 1;
@@ -289,6 +289,52 @@ async fn a_thousand_who_wait_for_the_first_keys_are_all_answered() -> anyhow::Re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_thousand_who_wait_for_the_first_keys_half_may_leave() -> anyhow::Result<()> {
     wait_for_keys("flood-keys-leave", true).await
+}
+
+/// A call with trailers enters the VM once more while it is let go, and from there Envoy lets the
+/// next one go: in one turn, some 1,500 of them would overflow the VM's stack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_with_trailers_who_wait_for_the_first_keys_are_all_served() -> anyhow::Result<()>
+{
+    const CALLS: usize = 1_900;
+    /// On one connection.
+    const STREAMS: usize = 100;
+    let mut gate = crowded_gate("flood-trailers")
+        .plugin(|plugin| merge(plugin, json!({ "bootstrapWait": "30s" })))
+        .start()
+        .await?;
+    let token = gate.buy(FORECAST).await?;
+    gate.sidecar.kill();
+    gate.envoy.restart().await?;
+
+    let trailers = HeaderMap::from_iter([(
+        HeaderName::from_static("x-checksum"),
+        HeaderValue::from_static("1"),
+    )]);
+    let mut calls = Vec::new();
+    for _ in 0..CALLS / STREAMS {
+        let http = gate.h2();
+        calls.extend((0..STREAMS).map(|_| {
+            let call = http.post(FORECAST, "paid").token(&token);
+            // Goes to the upstream by HTTP/2, with which trailers arrive.
+            let call = call.header("content-type", "application/grpc");
+            let call = call.trailers(trailers.clone());
+            tokio::spawn(call.timeout(Duration::from_secs(60)).send())
+        }));
+    }
+    let all = u64::try_from(CALLS)?;
+    Crowd::is_held(&gate, all..=all).await?;
+    assert_eq!(gate.upstream.count(), 0);
+    gate.sidecar.start().await?;
+
+    for call in calls {
+        let answer = call.await??;
+        assert_eq!(&*answer.body, b"paid", "{answer:?}");
+    }
+    let arrived = gate.upstream.requests();
+    assert_eq!(arrived.len(), CALLS);
+    assert!(arrived.iter().all(|call| call.trailers == trailers));
+    no_reload(&gate).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
