@@ -224,6 +224,12 @@ impl Gate {
         self.state.restock_all(&self.config, now_ms);
     }
 
+    /// The stream is held, or waits for its turn.
+    #[must_use]
+    pub fn holds(&self, stream: u32) -> bool {
+        self.state.waiting.holds(stream)
+    }
+
     /// Requests wait for a turn: tick soon.
     #[must_use]
     pub fn has_backlog(&self) -> bool {

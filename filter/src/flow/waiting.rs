@@ -83,6 +83,14 @@ impl Waiting {
         !self.due.is_empty()
     }
 
+    /// Looks at all: only for streams with trailers that come while they are held.
+    pub(super) fn holds(&self, stream: u32) -> bool {
+        let mut offers = self.for_offers.iter().flatten();
+        self.for_keys.iter().any(|waiter| waiter.stream == stream)
+            || offers.any(|waiter| waiter.stream == stream)
+            || self.due.iter().any(|due| due.stream == stream)
+    }
+
     pub(super) fn for_keys(&mut self, waiter: Waiter<Manner>) {
         self.for_keys.push_back(waiter);
     }
