@@ -9,6 +9,7 @@ mod bootstrap;
 mod clean;
 mod decide;
 mod limits;
+mod place;
 mod reply;
 mod sidecar;
 mod stock;

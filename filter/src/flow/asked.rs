@@ -7,8 +7,9 @@ use protocol::l402::{self, Refusal, Target};
 use protocol::policy::{Access, PluginConfig};
 
 use super::clean::{self, Edit, Presented};
-use super::decide::{Matched, answer, outcome_of, seconds};
+use super::decide::{answer, outcome_of, seconds};
 use super::limits::Prefix;
+use super::place::Matched;
 use super::reply::{Manner, Reply};
 use super::verdicts::Key;
 use super::waiting::{Turn, Unoffered, Waiter};

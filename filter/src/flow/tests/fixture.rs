@@ -161,6 +161,10 @@ impl Fixture {
         Self::build("", services, Some(TOKEN))
     }
 
+    pub(super) fn of(settings: &str, services: &str) -> Self {
+        Self::build(settings, services, Some(TOKEN))
+    }
+
     pub(super) fn with_settings(settings: &str) -> Self {
         Self::build(settings, SERVICES, Some(TOKEN))
     }
