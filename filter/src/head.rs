@@ -27,6 +27,8 @@ pub struct Head<'h> {
     pub has_metadata: bool,
     /// A field in our own name space, which only the gate may set.
     pub has_ours: bool,
+    /// A field by which some upstreams take another path or method than that of the request.
+    pub has_overrides: bool,
     /// All fields.
     pub pairs: Pairs<'h>,
 }
@@ -58,6 +60,7 @@ impl<'h> Head<'h> {
                 b"macaroon" | b"grpc-metadata-macaroon" | b"token" => head.has_metadata = true,
                 [b'x' | b'X', ..] => {
                     head.has_ours |= is_ours(name);
+                    head.has_overrides |= is_override(name);
                 }
                 _ => {}
             }
@@ -89,6 +92,20 @@ pub fn is_ours(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-boltgate-";
     name.get(..PREFIX.len())
         .is_some_and(|start| reads_as(start, PREFIX))
+}
+
+/// Names by which frameworks take another path or method than that of the request, which is what
+/// its price was found by.
+#[must_use]
+pub fn is_override(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 5] = [
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+    ];
+    NAMES.iter().any(|known| reads_as(name, known))
 }
 
 /// Whether an upstream could take one name for the other: CGI-like ones know no capitals and take

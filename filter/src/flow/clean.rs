@@ -7,7 +7,7 @@ use protocol::l402::metadata::{self, Metadata};
 use protocol::l402::{Credential, Identifier, Malformed};
 use protocol::macaroon::Macaroon;
 
-use crate::head::{Head, METADATA, is_ours};
+use crate::head::{Head, METADATA, is_ours, is_override};
 use crate::pairs::Pairs;
 
 /// A change of the request's header fields.
@@ -21,13 +21,17 @@ pub enum Edit<'h> {
 
 /// Removals of the fields in our own name space: only the gate may set those.
 pub(super) fn remove_ours<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
-    edits.extend(
-        pairs
-            .iter()
-            .map(|(name, _)| name)
-            .filter(|name| is_ours(name))
-            .map(Edit::Remove),
-    );
+    remove(pairs, is_ours, edits);
+}
+
+/// Removals of the fields that name another path or method to some upstreams.
+pub(super) fn remove_overrides<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
+    remove(pairs, is_override, edits);
+}
+
+fn remove<'h>(pairs: &Pairs<'h>, which: fn(&[u8]) -> bool, edits: &mut Vec<Edit<'h>>) {
+    let names = pairs.iter().map(|(name, _)| name);
+    edits.extend(names.filter(|name| which(name)).map(Edit::Remove));
 }
 
 /// What the client presents to us.

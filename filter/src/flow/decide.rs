@@ -57,6 +57,9 @@ pub(super) fn request<'h>(
         Place::Service(matched) => Some(matched),
         Place::Foreign | Place::Unmatched => None,
     };
+    if head.has_overrides {
+        clean::remove_overrides(&head.pairs, &mut edits);
+    }
     let note = |outcome| Note {
         service: matched
             .as_ref()

@@ -132,6 +132,47 @@ fn a_header_that_decides_the_price_is_there_once() {
 }
 
 #[test]
+fn fields_that_name_another_path_or_method_do_not_reach_our_upstreams() {
+    const NAMES: [&str; 7] = [
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x_original_url",
+        "x.http_method",
+    ];
+    let mut gate = Fixture::ready();
+    let paid = gate.token("weather", None);
+    for (path, host) in [
+        ("/v1/health", "api.example.com"),
+        ("/v1/x", "api.example.com"),
+        ("/", "other.example"),
+    ] {
+        let sent = Sent::get(path)
+            .host(host)
+            .with("authorization", &paid)
+            .with("x-url", "1");
+        let sent = NAMES
+            .iter()
+            .fold(sent, |sent, name| sent.with(name, "/v1/forecast"));
+        let forwarded = gate.forwarded(&sent);
+        let is_there = |name: &&str| forwarded.value(name).is_some();
+        let expected = if host == "other.example" {
+            NAMES.len()
+        } else {
+            0
+        };
+        assert_eq!(
+            NAMES.iter().filter(|n| is_there(n)).count(),
+            expected,
+            "{host}{path}"
+        );
+        assert!(is_there(&"x-url"));
+    }
+}
+
+#[test]
 fn a_preflight_does_not_pass_where_its_own_method_is_paid() {
     let preflight = |method, path| {
         Sent::raw(&[
