@@ -94,6 +94,7 @@ fn what_is_absent_has_its_default() {
     assert_eq!(config.poll_interval, Duration::from_secs(2));
     assert_eq!(config.revocation_max_age, Duration::from_secs(60));
     assert_eq!(config.unmatched, Unmatched::Deny);
+    assert_eq!(config.other_hosts, Unmatched::Pass);
     assert_eq!(config.l402_invalid_status, InvalidStatus::PaymentRequired);
     assert!(config.lsat_line);
     assert_eq!(config.client_limits.prefix_v6, 64);

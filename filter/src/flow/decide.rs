@@ -37,6 +37,9 @@ pub(super) fn request<'h>(
     let target = Target::new(head, path.as_ref().ok());
     let place = target.place(&config.policy, method);
     if matches!(place, Place::Foreign) {
+        if config.other_hosts == Unmatched::Deny {
+            return Decision::reply(Reply::unmatched(manner));
+        }
         clean::drop_credentials(head, false, &mut edits);
         return Decision::Forward {
             edits,
