@@ -56,8 +56,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return self.admit(state, edits, admitted);
         }
         let before = edits.len();
-        let presented = clean::take_credentials(self.head, true, &mut edits);
-        match self.verify(state, &presented, now_ms) {
+        let mut presented = clean::take_credentials(self.head, true, &mut edits);
+        match self.verify(state, &mut presented, now_ms) {
             Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
             Ok(admitted) => {
                 let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
@@ -116,7 +116,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
     fn verify(
         &self,
         state: &State,
-        presented: &Presented,
+        presented: &mut Presented,
         now_ms: u64,
     ) -> Result<Rc<Admitted>, Refused> {
         let Some(service) = state.names.get(self.matched.index) else {
@@ -135,7 +135,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 was_denied.set(state.keys.is_denied(hash));
                 was_denied.get()
             };
-            match l402::verify(credential, &state.keys.l402, is_denied, &target) {
+            let (keys, budget) = (&state.keys.l402, &mut presented.budget);
+            match l402::verify_within(credential, keys, is_denied, &target, budget) {
                 Ok(grant) => {
                     return Ok(Rc::new(Admitted {
                         service: service.clone(),

@@ -4,7 +4,7 @@
 
 use protocol::l402::authorization::{self, Authorization, Upstream};
 use protocol::l402::metadata::{self, Metadata};
-use protocol::l402::{Credential, Identifier, Malformed};
+use protocol::l402::{Budget, Credential, Identifier, Malformed};
 use protocol::macaroon::Macaroon;
 
 use crate::head::{Head, METADATA, is_ours, is_override};
@@ -39,6 +39,8 @@ fn remove<'h>(pairs: &Pairs<'h>, which: fn(&[u8]) -> bool, edits: &mut Vec<Edit<
 pub(super) struct Presented {
     pub(super) credentials: Vec<Credential>,
     pub(super) malformed: Option<Malformed>,
+    /// What is left for their verification.
+    pub(super) budget: Budget,
 }
 
 impl Presented {
@@ -81,7 +83,7 @@ pub(super) fn take_credentials<'h>(
             credentials,
             malformed,
             upstream,
-        } = authorization::parse(head.pairs.values(b"authorization"));
+        } = authorization::parse_within(head.pairs.values(b"authorization"), &mut presented.budget);
         presented.credentials = credentials;
         presented.note(malformed);
         match upstream {
@@ -107,7 +109,12 @@ fn take_metadata<'h>(
 ) {
     let mut is_taken = false;
     for value in head.pairs.values(name) {
-        match metadata::parse(&String::from_utf8_lossy(name), value) {
+        // Elsewhere nothing is verified, and all that could be a token has to go.
+        if !host_is_ours {
+            presented.budget = Budget::default();
+        }
+        let name = String::from_utf8_lossy(name);
+        match metadata::parse_within(&name, value, &mut presented.budget) {
             Metadata::Foreign => {}
             Metadata::Ours(credential) if host_is_ours || credential.tokens().any(is_a_token) => {
                 presented.credentials.push(credential);

@@ -159,6 +159,53 @@ fn a_key_that_we_may_have_missed_is_a_fault_of_ours() {
 }
 
 #[test]
+fn all_credentials_of_a_request_share_one_budget() {
+    let mut gate = Fixture::stocked(10);
+    let caveats = vec!["x=1".to_owned(); 40];
+    // Not signed by us, so that the chain is computed and fails.
+    let bad = gate.token_of((1, [9; 32]), "weather", &caveats);
+    let good = gate.token_of((1, KEY), "weather", &caveats);
+    gate.forwarded(&Sent::get("/v1/x").with("authorization", &good));
+    let both = Sent::get("/v1/x")
+        .with("authorization", &bad)
+        .with("authorization", &good);
+    let reply = gate.reply(&both);
+    assert!(
+        reply.status == 402 && reply.body.contains("bad signature"),
+        "{}",
+        reply.body
+    );
+
+    // Sixteen tokens are looked at, and those of `token` come last.
+    let hex = gate.metadata_token("weather");
+    let all = |others: &str| {
+        let mut sent = Sent::get("/v1/x");
+        for name in ["token", "macaroon", "grpc-metadata-macaroon"] {
+            for _ in 0..8 {
+                sent = sent.with(name, if name == "token" { &hex } else { others });
+            }
+        }
+        sent
+    };
+    gate.forwarded(&all(&hex));
+    let (start, end) = hex.split_at(hex.len() - 1);
+    let wrong = format!("{start}{}", if end == "0" { "1" } else { "0" });
+    let reply = gate.reply(&all(&wrong));
+    assert!(
+        reply.status == 402 && reply.body.contains("bad signature"),
+        "{}",
+        reply.body
+    );
+    let sent = all(&hex).host("other.example");
+    let names = gate.forwarded(&sent).names;
+    assert_eq!(
+        names.len(),
+        3,
+        "all of them go, also where nothing is verified"
+    );
+}
+
+#[test]
 fn a_remembered_credential_is_not_good_for_another_service() {
     let mut gate = Fixture::ready();
     let paid = gate.token("weather", None);
