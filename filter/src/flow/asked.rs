@@ -128,6 +128,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             now: seconds(now_ms),
         };
         let mut refused = presented.malformed.map(Refusal::Credential);
+        let mut is_key_unknown = false;
         let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
         for credential in &presented.credentials {
             let was_denied = Cell::new(false);
@@ -147,12 +148,16 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                     }));
                 }
                 Err(Refusal::Revoked) if may_lack_a_key && !was_denied.get() => {
-                    return Err(Refused::KeyUnknownToUs);
+                    is_key_unknown = true;
                 }
                 Err(refusal) => refused = refused.max(Some(refusal)),
             }
         }
-        Err(Refused::Because(refused))
+        Err(if is_key_unknown {
+            Refused::KeyUnknownToUs
+        } else {
+            Refused::Because(refused)
+        })
     }
 
     fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {

@@ -159,6 +159,23 @@ fn a_key_that_we_may_have_missed_is_a_fault_of_ours() {
 }
 
 #[test]
+fn a_good_credential_counts_beside_one_of_an_unknown_key() {
+    let mut gate = Fixture::ready();
+    let unknown = gate.token("weather", None);
+    gate.install_keys(&[(7, [9; 32])]);
+    let good = gate.token_of((7, [9; 32]), "weather", &[]);
+    gate.now_ms += 10_001;
+    for both in [[&unknown, &good], [&good, &unknown]] {
+        let sent = both.iter().fold(Sent::get("/v1/x"), |sent, one| {
+            sent.with("authorization", one)
+        });
+        assert_eq!(gate.forwarded(&sent).note.outcome, Outcome::Paid);
+    }
+    let two = Sent::get("/v1/x").with("authorization", &unknown);
+    assert_eq!(gate.reply(&two.with("authorization", "L402 x")).status, 503);
+}
+
+#[test]
 fn all_credentials_of_a_request_share_one_budget() {
     let mut gate = Fixture::stocked(10);
     let caveats = vec!["x=1".to_owned(); 40];
