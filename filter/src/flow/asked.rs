@@ -8,7 +8,7 @@ use protocol::policy::{Access, PluginConfig};
 
 use super::clean::{self, Edit, Presented};
 use super::decide::{answer, outcome_of, seconds};
-use super::limits::Prefix;
+use super::limits::Client;
 use super::place::Matched;
 use super::reply::{Manner, Reply};
 use super::verdicts::Key;
@@ -20,6 +20,9 @@ use crate::outcome::Outcome;
 /// Keys of an older answer may lack one that is in use already: the sidecar waits for a filter's
 /// acknowledgement as long as it was heard of within 30 s.
 const KEYS_COMPLETE_MS: u64 = 10_000;
+/// How often the client of a remembered credential is noted as one that has paid: to ask for its
+/// address costs as much as to read a header.
+const NOTED_MS: u64 = 60_000;
 
 /// Why no credential was accepted.
 enum Refused {
@@ -52,6 +55,10 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         if let Some((name, text)) = text
             && let Some(admitted) = self.seen_before(state, text, now_ms)
         {
+            if now_ms.abs_diff(admitted.noted_ms.get()) >= NOTED_MS {
+                admitted.noted_ms.set(now_ms);
+                state.clients.has_paid(self.client(), now_ms);
+            }
             edits.push(Edit::Remove(name));
             return self.admit(state, edits, admitted);
         }
@@ -64,9 +71,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 if let Some((_, text)) = text.filter(|_| is_all_ours) {
                     state.verdicts.insert(&self.key(text), admitted.clone());
                 }
-                if let Some(client) = self.client() {
-                    state.clients.has_paid(client, now_ms);
-                }
+                state.clients.has_paid(self.client(), now_ms);
                 self.admit(state, edits, admitted)
             }
             Err(Refused::Because(refused)) => self.refuse(state, refused, now_ms),
@@ -145,6 +150,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                         tier: grant.tier.to_string(),
                         identifier_hash: grant.identifier_hash,
                         valid_until: grant.valid_until,
+                        noted_ms: Cell::new(now_ms),
                     }));
                 }
                 Err(Refusal::Revoked) if may_lack_a_key && !was_denied.get() => {
@@ -177,9 +183,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return Decision::reply(Reply::unauthorized(refused, self.manner, note));
         }
         let client = self.client();
-        if let Some(client) = client
-            && let Err(retry_after) = state.clients.take(client, now_ms)
-        {
+        if let Err(retry_after) = state.clients.take(client, now_ms) {
             let note = self.note(state, outcome);
             return Decision::reply(Reply::limited(retry_after, self.manner, note));
         }
@@ -209,6 +213,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             };
         }
         if let Some(no_offers) = shelf.refusal(now_ms) {
+            state.clients.give_back(client);
             let manner = self.manner;
             let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
             let turn = Turn::Refuse {
@@ -232,7 +237,9 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         unoffered: Unoffered,
         now_ms: u64,
     ) -> Decision<'h> {
+        let client = unoffered.client;
         if self.is_full(state) {
+            state.clients.give_back(client);
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
         // The call's own timeout comes first; the deadline is for when even that does not come.
@@ -273,10 +280,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         Decision::reply(Reply::unavailable(retry_after, self.manner, note))
     }
 
-    fn client(&self) -> Option<Prefix> {
-        let limits = &self.config.client_limits;
-        let address = self.around.client()?;
-        Some(Prefix::of(address, limits.prefix_v4, limits.prefix_v6))
+    fn client(&self) -> Client {
+        Client::new(self.around.client(), &self.config.client_limits)
     }
 
     fn note(&self, state: &State, outcome: Outcome) -> Note {

@@ -333,9 +333,12 @@ impl Gate {
                     retry_after_seconds,
                 } = no_offers;
                 let count = usize::from(count);
-                state
-                    .waiting
-                    .offers_refused(index, count, status, retry_after_seconds);
+                let State {
+                    waiting, clients, ..
+                } = &mut *state;
+                waiting.offers_refused(index, count, status, retry_after_seconds, |client| {
+                    clients.give_back(client);
+                });
                 if answer.is_marked {
                     CallResult::Refused
                 } else {
