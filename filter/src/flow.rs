@@ -225,7 +225,7 @@ impl Gate {
         let State {
             waiting, clients, ..
         } = &mut self.state;
-        waiting.expire(now_ms, |client| clients.give_back(client));
+        waiting.expire(now_ms, |client| clients.give_back(client, now_ms));
         self.state
             .sidecar
             .poll(&self.config, now_ms, &self.state.keys);

@@ -105,12 +105,15 @@ pub fn is_override(name: &[u8]) -> bool {
         b"x-http-method",
         b"x-method-override",
     ];
-    NAMES.iter().any(|known| reads_as(name, known))
+    NAMES
+        .iter()
+        .any(|known| name.len() == known.len() && reads_as(name, known))
 }
 
 /// Whether an upstream could take one name for the other: CGI-like ones know no capitals and take
 /// all that is neither letter nor digit for `_`.
 #[must_use]
+#[inline(never)]
 pub fn reads_as(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
         && name.iter().zip(known).all(|(have, want)| {

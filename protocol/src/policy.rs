@@ -143,6 +143,7 @@ impl Policy {
         })
     }
 
+    #[inline(never)]
     fn find_in(
         &self,
         hosts: &HostIndex,

@@ -213,7 +213,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             };
         }
         if let Some(no_offers) = shelf.refusal(now_ms) {
-            state.clients.give_back(client);
+            state.clients.give_back(client, now_ms);
             let manner = self.manner;
             let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
             let turn = Turn::Refuse {
@@ -239,7 +239,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
     ) -> Decision<'h> {
         let client = unoffered.client;
         if self.is_full(state) {
-            state.clients.give_back(client);
+            state.clients.give_back(client, now_ms);
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
         // The call's own timeout comes first; the deadline is for when even that does not come.

@@ -20,47 +20,39 @@ const WIDE: (u8, u8) = (24, 48);
 /// How many times the limits of a client all clients of a wider prefix get together.
 const WIDE_FACTOR: u64 = 10;
 
-/// A client address cut to the part that one client is taken to own.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// A client address cut to the part that one client is taken to own. IPv4 is kept as it is mapped
+/// into IPv6.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Prefix {
-    address: IpAddr,
+    bits: u128,
     length: u8,
 }
 
+/// Bits before an IPv4 address that is mapped into IPv6.
+const MAPPED: u8 = 96;
+
 impl Prefix {
     /// Of clients whose address is not known: no setting makes a prefix of no bits.
-    const NOBODY: Self = Self {
-        address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        length: 0,
-    };
+    const NOBODY: Self = Self { bits: 0, length: 0 };
 
     fn of(address: IpAddr, v4: u8, v6: u8) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(v4.min(32)))
-                    .unwrap_or(0);
-                Self {
-                    address: IpAddr::V4((address.to_bits() & mask).into()),
-                    length: v4.min(32),
-                }
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX
-                    .checked_shl(128 - u32::from(v6.min(128)))
-                    .unwrap_or(0);
-                Self {
-                    address: IpAddr::V6((address.to_bits() & mask).into()),
-                    length: v6.min(128),
-                }
-            }
-        }
+        let (address, length) = match address.to_canonical() {
+            IpAddr::V4(address) => (address.to_ipv6_mapped(), MAPPED + v4.min(32)),
+            IpAddr::V6(address) => (address, v6.min(128)),
+        };
+        let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+        let bits = address.to_bits() & mask;
+        Self { bits, length }
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
+        let address = Ipv6Addr::from_bits(self.bits);
+        match address.to_ipv4_mapped() {
+            Some(address) => write!(f, "{address}/{}", self.length.saturating_sub(MAPPED)),
+            None => write!(f, "{address}/{}", self.length),
+        }
     }
 }
 
@@ -199,11 +191,12 @@ impl Clients {
     }
 
     /// Gives back what was taken for a challenge that was not given.
-    pub(super) fn give_back(&mut self, client: Client) {
+    pub(super) fn give_back(&mut self, client: Client, now_ms: u64) {
         let limits = self.limits;
-        for prefix in [Some(client.prefix), client.wide].into_iter().flatten() {
-            let Some(bucket) = self.known(prefix) else {
-                continue;
+        let wide = client.wide.map(|wide| (wide, WIDE_FACTOR));
+        for (prefix, factor) in [Some((client.prefix, 1)), wide].into_iter().flatten() {
+            let Some(bucket) = self.bucket(prefix, factor, now_ms) else {
+                return;
             };
             let most = limits.most(bucket.factor);
             bucket.milli = bucket.milli.saturating_add(MILLI).min(most);
@@ -236,13 +229,8 @@ impl Clients {
         known.is_some_and(|bucket| bucket.has_paid)
     }
 
-    fn known(&mut self, prefix: Prefix) -> Option<&mut Bucket> {
-        let index = self.set_of(prefix);
-        let mut ways = self.sets.get_mut(index)?.iter_mut().flatten();
-        ways.find(|bucket| bucket.prefix == prefix)
-    }
-
     /// The bucket of a prefix, as full as it is now; a new one of that factor if there is none.
+    #[inline(never)]
     fn bucket(&mut self, prefix: Prefix, factor: u64, now_ms: u64) -> Option<&mut Bucket> {
         if self.sets.is_empty() {
             self.sets.resize(SETS, [None; WAYS]);
@@ -280,10 +268,7 @@ impl Clients {
     /// The seed keeps strangers from choosing the set that they fill.
     fn set_of(&self, prefix: Prefix) -> usize {
         const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
-        let bits = match prefix.address {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        };
+        let bits = prefix.bits;
         let (high, low) = ((bits >> 64) as u64, bits as u64);
         let mut hash = self.seed;
         for part in [high, low] {
@@ -386,9 +371,9 @@ mod tests {
         let client = client("192.0.2.1");
         for _ in 0..100 {
             clients.take(client, 0).unwrap();
-            clients.give_back(client);
+            clients.give_back(client, 0);
         }
-        clients.give_back(client);
+        clients.give_back(client, 0);
         assert_eq!(taken(&mut clients, client, 0), 3);
     }
 
@@ -439,8 +424,8 @@ mod tests {
         assert_eq!(prefix("192.0.2.7").to_string(), "192.0.2.7/32");
         assert_eq!(prefix("2001:db8::1").to_string(), "2001:db8::/64");
         assert_eq!(
-            Prefix::of("1.2.3.4".parse().unwrap(), 0, 0).to_string(),
-            "0.0.0.0/0"
+            Prefix::of("1.2.3.4".parse().unwrap(), 8, 0).to_string(),
+            "1.0.0.0/8"
         );
     }
 }

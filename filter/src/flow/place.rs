@@ -90,6 +90,7 @@ impl<'r, 'h> Target<'r, 'h> {
     }
 
     /// The place of the request if it had that method.
+    #[inline(never)]
     pub(super) fn place<'a>(&self, policy: &'a Policy, method: &[u8]) -> Place<'a> {
         let is_unclear = Cell::new(false);
         let headers = |name: &str| {
@@ -138,6 +139,7 @@ impl<'r, 'h> Target<'r, 'h> {
 
     /// The place that was found, unless an upstream that reads paths more loosely could take the
     /// request to something paid: then nothing is open, and nothing is sold for another's price.
+    #[inline(never)]
     fn closest<'a>(
         &self,
         policy: &'a Policy,

@@ -337,7 +337,7 @@ impl Gate {
                     waiting, clients, ..
                 } = &mut *state;
                 waiting.offers_refused(index, count, status, retry_after_seconds, |client| {
-                    clients.give_back(client);
+                    clients.give_back(client, now_ms);
                 });
                 if answer.is_marked {
                     CallResult::Refused

@@ -60,6 +60,7 @@ pub struct Canonical<'a> {
 ///
 /// # Errors
 /// [`Ambiguity`] if an upstream could read it as another one.
+#[inline(never)]
 pub fn canonical(target: Option<&[u8]>) -> Result<Canonical<'_>, Ambiguity> {
     let target = target.unwrap_or_default();
     let path = target

@@ -163,7 +163,8 @@ fn read_path(node: &Node<'_>, more: &str) -> Option<String> {
         Ok(found) if *found.path == *whole.as_bytes() => Some(text.to_owned()),
         Ok(found) => {
             let path = found.path.strip_suffix(more.as_bytes());
-            let path = path.unwrap_or_default().escape_ascii();
+            // It is ASCII, as the text is.
+            let path = std::str::from_utf8(path.unwrap_or_default()).unwrap_or_default();
             node.error(format!("no request has this path: write \"{path}\""));
             None
         }
