@@ -12,6 +12,9 @@ use crate::json::Json;
 /// made while Envoy reads its configuration, has no clusters yet, and fails at once.
 const FIRST_RETRIES_MS: (u64, u64) = (50, 200);
 
+/// The fault of a call that could not be made at all.
+pub(super) const NOT_MADE: &str = "the call could not be made";
+
 /// A clock that is set back by less does not matter.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
@@ -205,6 +208,8 @@ impl Poll {
             }
             Err(fault) => Err(fault),
         };
+        // Expected, see above: an operator need not read of it at every start.
+        let is_first = keys.is_absent() && self.retry_ms == FIRST_RETRIES_MS.0;
         let delay = if keys.is_absent() {
             let next = (self.retry_ms * 2).min(FIRST_RETRIES_MS.1);
             std::mem::replace(&mut self.retry_ms, next)
@@ -219,6 +224,7 @@ impl Poll {
             }
             Ok(()) if self.last_fault.take().is_some() => Polled::Recovered,
             Ok(()) => Polled::Ok,
+            Err(fault) if is_first && fault == NOT_MADE => Polled::SameFault,
             Err(fault) if self.last_fault.as_ref() == Some(&fault) => Polled::SameFault,
             Err(fault) => {
                 self.last_fault = Some(fault.clone());

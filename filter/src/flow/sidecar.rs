@@ -7,7 +7,7 @@ use protocol::encoding::hex_encode;
 use protocol::policy::PluginConfig;
 use protocol::time::UnixSeconds;
 
-use super::bootstrap::{Keys, Poll, Polled};
+use super::bootstrap::{Keys, NOT_MADE, Poll, Polled};
 use super::stock::{NoOffers, Offer, Shelf};
 use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, millis};
 use crate::json::Json;
@@ -265,7 +265,7 @@ impl Gate {
     fn bootstrapped(&mut self, answer: &Answer<'_>, now_ms: u64) -> CallResult {
         let state = &mut self.state;
         let told = match answer {
-            Answer { status: 0, .. } => Err("the call could not be made".to_owned()),
+            Answer { status: 0, .. } => Err(NOT_MADE.to_owned()),
             Answer {
                 is_marked: false,
                 status,
