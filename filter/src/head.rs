@@ -90,8 +90,11 @@ impl<'h> Head<'h> {
 #[must_use]
 pub fn is_ours(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-boltgate-";
-    name.get(..PREFIX.len())
-        .is_some_and(|start| reads_as(start, PREFIX))
+    // Every request has names that begin with `x-`: most are told apart by their next letter.
+    matches!(name, [_, _, b'b' | b'B', ..])
+        && name
+            .get(..PREFIX.len())
+            .is_some_and(|start| reads_as(start, PREFIX))
 }
 
 /// Names by which frameworks take another path or method than that of the request, which is what

@@ -143,7 +143,6 @@ impl Policy {
         })
     }
 
-    #[inline(never)]
     fn find_in(
         &self,
         hosts: &HostIndex,

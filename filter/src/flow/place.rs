@@ -90,7 +90,6 @@ impl<'r, 'h> Target<'r, 'h> {
     }
 
     /// The place of the request if it had that method.
-    #[inline(never)]
     pub(super) fn place<'a>(&self, policy: &'a Policy, method: &[u8]) -> Place<'a> {
         let is_unclear = Cell::new(false);
         let headers = |name: &str| {

@@ -60,7 +60,6 @@ pub struct Canonical<'a> {
 ///
 /// # Errors
 /// [`Ambiguity`] if an upstream could read it as another one.
-#[inline(never)]
 pub fn canonical(target: Option<&[u8]>) -> Result<Canonical<'_>, Ambiguity> {
     let target = target.unwrap_or_default();
     let path = target
@@ -70,12 +69,13 @@ pub fn canonical(target: Option<&[u8]>) -> Result<Canonical<'_>, Ambiguity> {
     if path.first() != Some(&b'/') {
         return Err(Ambiguity::NotAPath);
     }
-    let (mut has_escape, mut is_plain) = (false, true);
+    let (mut has_escape, mut has_dot, mut is_plain) = (false, false, true);
     let mut before = 0;
     for byte in path {
         match byte {
             0..=0x20 | 0x7f.. | b'\\' | b'#' => return Err(Ambiguity::Byte),
             b'/' if before == b'/' => return Err(Ambiguity::EmptySegment),
+            b'.' if before == b'/' => has_dot = true,
             b'%' => has_escape = true,
             b';' | b'A'..=b'Z' => is_plain = false,
             _ => {}
@@ -88,8 +88,9 @@ pub fn canonical(target: Option<&[u8]>) -> Result<Canonical<'_>, Ambiguity> {
     } else {
         Cow::Borrowed(path)
     };
-    // Only a segment that begins with a dot can be a dot segment, and few paths have one.
-    let has_dot_segment = path.windows(2).any(|pair| pair == b"/.")
+    // Only a segment that begins with a dot can be a dot segment, and few paths have one. Neither
+    // dot nor slash may be escaped.
+    let has_dot_segment = has_dot
         && path.split(|byte| *byte == b'/').any(|segment| {
             matches!(
                 segment.split(|byte| *byte == b';').next(),
