@@ -36,6 +36,19 @@ pub(crate) enum Map {
     CallHeaders = 6,
 }
 
+/// What Envoy does with a stream after a callback, by the ABI's number.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Action {
+    Continue = 0,
+    /// For trailers: nothing goes on until the stream is continued.
+    Stop = 1,
+    /// For headers: neither they nor body nor trailers go on until the stream is continued. With
+    /// [`Self::Stop`] a listener set to `allow_on_headers_stop_iteration` would let the body go on,
+    /// and the headers with it.
+    StopAll = 4,
+}
+
 /// Buffers by the ABI's number.
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]

@@ -9,6 +9,7 @@ mod bootstrap;
 mod clean;
 mod decide;
 mod limits;
+mod place;
 mod reply;
 mod sidecar;
 mod stock;
@@ -17,6 +18,7 @@ mod tests;
 mod verdicts;
 mod waiting;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -56,6 +58,8 @@ pub struct Admitted {
     tier: String,
     identifier_hash: [u8; 32],
     valid_until: Option<UnixSeconds>,
+    /// When its client was last noted as one that has paid, in milliseconds.
+    noted_ms: Cell<u64>,
 }
 
 impl Admitted {
@@ -84,6 +88,7 @@ impl Admitted {
             tier: String::new(),
             identifier_hash: [0; 32],
             valid_until: None,
+            noted_ms: Cell::new(0),
         }
     }
 }
@@ -217,11 +222,20 @@ impl Gate {
 
     /// Time has passed: deadlines, polls, stocks.
     pub fn tick(&mut self, now_ms: u64) {
-        self.state.waiting.expire(now_ms);
+        let State {
+            waiting, clients, ..
+        } = &mut self.state;
+        waiting.expire(now_ms, |client| clients.give_back(client, now_ms));
         self.state
             .sidecar
             .poll(&self.config, now_ms, &self.state.keys);
         self.state.restock_all(&self.config, now_ms);
+    }
+
+    /// The stream is held, or waits for its turn.
+    #[must_use]
+    pub fn holds(&self, stream: u32) -> bool {
+        self.state.waiting.holds(stream)
     }
 
     /// Requests wait for a turn: tick soon.

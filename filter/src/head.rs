@@ -27,6 +27,8 @@ pub struct Head<'h> {
     pub has_metadata: bool,
     /// A field in our own name space, which only the gate may set.
     pub has_ours: bool,
+    /// A field by which some upstreams take another path or method than that of the request.
+    pub has_overrides: bool,
     /// All fields.
     pub pairs: Pairs<'h>,
 }
@@ -56,7 +58,11 @@ impl<'h> Head<'h> {
                     head.authorization = head.authorization.or(Some(value));
                 }
                 b"macaroon" | b"grpc-metadata-macaroon" | b"token" => head.has_metadata = true,
-                _ => head.has_ours |= is_ours(name),
+                [b'x' | b'X', ..] => {
+                    head.has_ours |= is_ours(name);
+                    head.has_overrides |= is_override(name);
+                }
+                _ => {}
             }
         }
         head
@@ -80,16 +86,42 @@ impl<'h> Head<'h> {
     }
 }
 
-/// Names only the gate may set. CGI-like upstreams cannot tell `_` from `-`.
+/// Names only the gate may set.
 #[must_use]
 pub fn is_ours(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-boltgate-";
-    name.first()
-        .is_some_and(|first| matches!(first, b'x' | b'X'))
-        && name.len() >= PREFIX.len()
-        && name.iter().zip(PREFIX).all(|(have, want)| match have {
-            b'_' => *want == b'-',
-            _ => have.eq_ignore_ascii_case(want),
+    // Every request has names that begin with `x-`: most are told apart by their next letter.
+    matches!(name, [_, _, b'b' | b'B', ..])
+        && name
+            .get(..PREFIX.len())
+            .is_some_and(|start| reads_as(start, PREFIX))
+}
+
+/// Names by which frameworks take another path or method than that of the request, which is what
+/// its price was found by.
+#[must_use]
+pub fn is_override(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 5] = [
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"x-http-method-override",
+        b"x-http-method",
+        b"x-method-override",
+    ];
+    NAMES
+        .iter()
+        .any(|known| name.len() == known.len() && reads_as(name, known))
+}
+
+/// Whether an upstream could take one name for the other: CGI-like ones know no capitals and take
+/// all that is neither letter nor digit for `_`.
+#[must_use]
+#[inline(never)]
+pub fn reads_as(name: &[u8], known: &[u8]) -> bool {
+    name.len() == known.len()
+        && name.iter().zip(known).all(|(have, want)| {
+            have.eq_ignore_ascii_case(want)
+                || !have.is_ascii_alphanumeric() && !want.is_ascii_alphanumeric()
         })
 }
 
@@ -121,12 +153,16 @@ mod tests {
             &b"x-boltgate-service"[..],
             b"x_boltgate_service",
             b"x-boltgate_tier",
+            b"x.boltgate.tier",
+            b"x-boltgate~tier",
+            b"X-Boltgate-",
         ] {
             assert!(is_ours(name));
         }
         for name in [
             &b"x-boltgate"[..],
             b"x-bolt-gate-service",
+            b"xxboltgate-service",
             b"boltgate-service",
             b"",
         ] {

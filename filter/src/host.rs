@@ -18,11 +18,11 @@ use std::rc::Rc;
 
 use log::{error, info};
 use protocol::policy::PluginConfig;
-use proxy_wasm::types::{Action, LogLevel};
+use proxy_wasm::types::LogLevel;
 
 use self::metrics::Metrics;
 use self::turns::Calls;
-use crate::abi::{self, Buffer, Map};
+use crate::abi::{self, Action, Buffer, Map};
 use crate::flow::{Decision, Edit, Gate, Note, Notice, Origin, Reply, Surroundings, trailers};
 use crate::head::Head;
 use crate::outcome::Outcome;
@@ -157,28 +157,47 @@ pub(crate) fn on_request_headers(context: u32) -> Action {
         }
         Decision::Reply(reply) => {
             send(&root, &reply);
-            Action::Pause
+            Action::StopAll
         }
-        Decision::Hold => Action::Pause,
+        Decision::Hold => Action::StopAll,
     };
     turns::make_calls(&root, Some(context));
     action
 }
 
-/// Trailers are cleaned as headers are. By then the request has been decided.
-pub(crate) fn on_request_trailers(_context: u32) -> Action {
+/// Trailers are cleaned as headers are. By then the request has been decided, unless Envoy
+/// does not keep to [`Action::StopAll`].
+pub(crate) fn on_request_trailers(context: u32) -> Action {
     let Ok(bytes) = abi::header_pairs(Map::RequestTrailers) else {
-        return Action::Pause;
+        return Action::Stop;
     };
     let Some(pairs) = Pairs::parse(&bytes) else {
-        return Action::Pause;
+        return Action::Stop;
     };
     for edit in trailers(&pairs) {
         if apply(Map::RequestTrailers, &edit).is_err() {
-            return Action::Pause;
+            return Action::Stop;
         }
     }
-    Action::Continue
+    if is_held(context) {
+        Action::Stop
+    } else {
+        Action::Continue
+    }
+}
+
+/// Whether a gate holds the stream; one that cannot be asked may.
+fn is_held(context: u32) -> bool {
+    let holds = |root: &Rc<Root>| {
+        root.gate
+            .try_borrow()
+            .map_or(true, |gate| gate.holds(context))
+    };
+    ROOTS.with(|roots| {
+        roots
+            .try_borrow()
+            .map_or(true, |roots| roots.iter().any(holds))
+    })
 }
 
 fn find(root: u32) -> Option<Rc<Root>> {
@@ -290,7 +309,7 @@ fn refuse_without_gate() -> Action {
     let _ = abi::set_property(b"boltgate.outcome", word.as_bytes());
     let headers = pairs::encode(&[(b"retry-after", b"1"), (b"cache-control", b"no-store")]);
     let _ = abi::send_reply(503, &headers, b"", None);
-    Action::Pause
+    Action::StopAll
 }
 
 fn print(notice: &Notice) {

@@ -4,6 +4,7 @@
 //! be wrong in itself. [`Policy::find`] runs for every request: it allocates nothing and its cost
 //! hardly grows with the number of services.
 
+mod canonical;
 mod config;
 mod error;
 mod index;
@@ -13,6 +14,7 @@ mod reader;
 mod schema;
 mod service;
 
+pub use canonical::{Ambiguity, Canonical, canonical};
 pub use config::{ClientLimits, InvalidStatus, PluginConfig, SidecarRef, Unmatched};
 pub use error::{ConfigError, ConfigErrors};
 #[cfg(feature = "schema")]
@@ -35,6 +37,7 @@ pub struct Policy {
     hosts: HostIndex,
     /// The same without regard to capitals, if a path has any.
     any_case: Option<HostIndex>,
+    is_uniform: bool,
 }
 
 /// The parts of a request on which its service depends.
@@ -86,12 +89,29 @@ impl Policy {
         let hosts = HostIndex::new(&rules, Case::AsWritten);
         let has_capitals = rules.iter().any(Rule::has_capitals);
         let any_case = has_capitals.then(|| HostIndex::new(&rules, Case::Any));
+        let is_uniform = rules
+            .iter()
+            .zip(rules.iter().skip(1))
+            .all(|(a, b)| a.service == b.service && a.capability() == b.capability());
         Self {
             services,
             rules,
             hosts,
             any_case,
+            is_uniform,
         }
+    }
+
+    /// There is one service, with one capability or none: what is paid anywhere is good everywhere.
+    #[must_use]
+    pub const fn is_uniform(&self) -> bool {
+        self.is_uniform
+    }
+
+    /// A path of the configuration has capitals: see [`Self::find_any_case`].
+    #[must_use]
+    pub const fn has_capitals(&self) -> bool {
+        self.any_case.is_some()
     }
 
     /// All services in the order of the configuration.
@@ -114,8 +134,13 @@ impl Policy {
     /// Paths that are free stay so only as they are written.
     #[must_use]
     pub fn find_any_case(&self, request: &RequestView<'_>) -> Option<Found<'_>> {
-        let path = without_query(request.path).to_ascii_lowercase();
-        Some(self.find_in(self.any_case.as_ref()?, request, &path, Case::Any))
+        let index = self.any_case.as_ref()?;
+        let path = without_query(request.path);
+        Some(if path.iter().any(u8::is_ascii_uppercase) {
+            self.find_in(index, request, &path.to_ascii_lowercase(), Case::Any)
+        } else {
+            self.find_in(index, request, path, Case::Any)
+        })
     }
 
     fn find_in(

@@ -64,6 +64,8 @@ pub struct EnvoyConfig {
     pub max_header_kb: u32,
     /// JSON merged over `HttpConnectionManager`, last.
     pub manager: Value,
+    /// JSON merged over the filter's `PluginConfig`, last.
+    pub wasm: Value,
     /// CPUs that Envoy is bound to, as `taskset -c` takes them.
     pub pin: Option<String>,
     /// Envoy's log level.
@@ -98,6 +100,7 @@ impl EnvoyConfig {
             upgrades: false,
             max_header_kb: 60,
             manager: json!({}),
+            wasm: json!({}),
             pin: None,
             log_level: "info".to_owned(),
         })
@@ -119,25 +122,27 @@ impl EnvoyConfig {
     fn listener(&self, name: &str, plugin: &str, port: u16, access_log: &Path) -> Value {
         let mut filters = Vec::new();
         if !self.bare {
+            let mut config = json!({
+                "name": "boltgate",
+                "root_id": "boltgate",
+                "failure_policy": "FAIL_RELOAD",
+                "vm_config": {
+                    "vm_id": "boltgate",
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": { "local": { "filename": self.module } },
+                    "environment_variables": { "host_env_keys": ["BOLTGATE_TOKEN"] },
+                },
+                "configuration": {
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": plugin,
+                },
+            });
+            merge(&mut config, self.wasm.clone());
             filters.push(json!({
                 "name": "envoy.filters.http.wasm",
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-                    "config": {
-                        "name": "boltgate",
-                        "root_id": "boltgate",
-                        "failure_policy": "FAIL_RELOAD",
-                        "vm_config": {
-                            "vm_id": "boltgate",
-                            "runtime": "envoy.wasm.runtime.v8",
-                            "code": { "local": { "filename": self.module } },
-                            "environment_variables": { "host_env_keys": ["BOLTGATE_TOKEN"] },
-                        },
-                        "configuration": {
-                            "@type": "type.googleapis.com/google.protobuf.StringValue",
-                            "value": plugin,
-                        },
-                    },
+                    "config": config,
                 },
             }));
         }

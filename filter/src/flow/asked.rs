@@ -7,8 +7,9 @@ use protocol::l402::{self, Refusal, Target};
 use protocol::policy::{Access, PluginConfig};
 
 use super::clean::{self, Edit, Presented};
-use super::decide::{Matched, answer, outcome_of, seconds};
-use super::limits::Prefix;
+use super::decide::{answer, outcome_of, seconds};
+use super::limits::Client;
+use super::place::Matched;
 use super::reply::{Manner, Reply};
 use super::verdicts::Key;
 use super::waiting::{Turn, Unoffered, Waiter};
@@ -19,6 +20,9 @@ use crate::outcome::Outcome;
 /// Keys of an older answer may lack one that is in use already: the sidecar waits for a filter's
 /// acknowledgement as long as it was heard of within 30 s.
 const KEYS_COMPLETE_MS: u64 = 10_000;
+/// How often the client of a remembered credential is noted as one that has paid: to ask for its
+/// address costs as much as to read a header.
+const NOTED_MS: u64 = 60_000;
 
 /// Why no credential was accepted.
 enum Refused {
@@ -51,21 +55,23 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         if let Some((name, text)) = text
             && let Some(admitted) = self.seen_before(state, text, now_ms)
         {
+            if now_ms.abs_diff(admitted.noted_ms.get()) >= NOTED_MS {
+                admitted.noted_ms.set(now_ms);
+                state.clients.has_paid(self.client(), now_ms);
+            }
             edits.push(Edit::Remove(name));
             return self.admit(state, edits, admitted);
         }
         let before = edits.len();
-        let presented = clean::take_credentials(self.head, true, &mut edits);
-        match self.verify(state, &presented, now_ms) {
+        let mut presented = clean::take_credentials(self.head, true, &mut edits);
+        match self.verify(state, &mut presented, now_ms) {
             Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
             Ok(admitted) => {
                 let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
                 if let Some((_, text)) = text.filter(|_| is_all_ours) {
                     state.verdicts.insert(&self.key(text), admitted.clone());
                 }
-                if let Some(client) = self.client() {
-                    state.clients.has_paid(client, now_ms);
-                }
+                state.clients.has_paid(self.client(), now_ms);
                 self.admit(state, edits, admitted)
             }
             Err(Refused::Because(refused)) => self.refuse(state, refused, now_ms),
@@ -115,7 +121,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
     fn verify(
         &self,
         state: &State,
-        presented: &Presented,
+        presented: &mut Presented,
         now_ms: u64,
     ) -> Result<Rc<Admitted>, Refused> {
         let Some(service) = state.names.get(self.matched.index) else {
@@ -127,6 +133,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             now: seconds(now_ms),
         };
         let mut refused = presented.malformed.map(Refusal::Credential);
+        let mut is_key_unknown = false;
         let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
         for credential in &presented.credentials {
             let was_denied = Cell::new(false);
@@ -134,7 +141,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 was_denied.set(state.keys.is_denied(hash));
                 was_denied.get()
             };
-            match l402::verify(credential, &state.keys.l402, is_denied, &target) {
+            let (keys, budget) = (&state.keys.l402, &mut presented.budget);
+            match l402::verify_within(credential, keys, is_denied, &target, budget) {
                 Ok(grant) => {
                     return Ok(Rc::new(Admitted {
                         service: service.clone(),
@@ -142,15 +150,20 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                         tier: grant.tier.to_string(),
                         identifier_hash: grant.identifier_hash,
                         valid_until: grant.valid_until,
+                        noted_ms: Cell::new(now_ms),
                     }));
                 }
                 Err(Refusal::Revoked) if may_lack_a_key && !was_denied.get() => {
-                    return Err(Refused::KeyUnknownToUs);
+                    is_key_unknown = true;
                 }
                 Err(refusal) => refused = refused.max(Some(refusal)),
             }
         }
-        Err(Refused::Because(refused))
+        Err(if is_key_unknown {
+            Refused::KeyUnknownToUs
+        } else {
+            Refused::Because(refused)
+        })
     }
 
     fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {
@@ -170,9 +183,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return Decision::reply(Reply::unauthorized(refused, self.manner, note));
         }
         let client = self.client();
-        if let Some(client) = client
-            && let Err(retry_after) = state.clients.take(client, now_ms)
-        {
+        if let Err(retry_after) = state.clients.take(client, now_ms) {
             let note = self.note(state, outcome);
             return Decision::reply(Reply::limited(retry_after, self.manner, note));
         }
@@ -202,6 +213,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             };
         }
         if let Some(no_offers) = shelf.refusal(now_ms) {
+            state.clients.give_back(client, now_ms);
             let manner = self.manner;
             let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
             let turn = Turn::Refuse {
@@ -225,7 +237,9 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         unoffered: Unoffered,
         now_ms: u64,
     ) -> Decision<'h> {
+        let client = unoffered.client;
         if self.is_full(state) {
+            state.clients.give_back(client, now_ms);
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
         // The call's own timeout comes first; the deadline is for when even that does not come.
@@ -266,10 +280,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         Decision::reply(Reply::unavailable(retry_after, self.manner, note))
     }
 
-    fn client(&self) -> Option<Prefix> {
-        let limits = &self.config.client_limits;
-        let address = self.around.client()?;
-        Some(Prefix::of(address, limits.prefix_v4, limits.prefix_v6))
+    fn client(&self) -> Client {
+        Client::new(self.around.client(), &self.config.client_limits)
     }
 
     fn note(&self, state: &State, outcome: Outcome) -> Note {

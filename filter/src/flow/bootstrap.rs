@@ -8,8 +8,12 @@ use protocol::keys::{L402Key, L402Keys};
 
 use crate::json::Json;
 
-/// How soon to ask again while there are no keys yet.
-const FIRST_RETRY_MS: u64 = 200;
+/// How soon to ask again while there are no keys yet: at first, and later. The very first call is
+/// made while Envoy reads its configuration, has no clusters yet, and fails at once.
+const FIRST_RETRIES_MS: (u64, u64) = (50, 200);
+
+/// The fault of a call that could not be made at all.
+pub(super) const NOT_MADE: &str = "the call could not be made";
 
 /// A clock that is set back by less does not matter.
 const CLOCK_SLACK_MS: u64 = 1_000;
@@ -131,6 +135,7 @@ pub(super) struct Poll {
     asked_ms: Option<u64>,
     /// An answer that has not come by then will not come.
     lost_after_ms: u64,
+    retry_ms: u64,
     /// Spreads the polls of many workers.
     jitter: u64,
     last_fault: Option<String>,
@@ -158,6 +163,7 @@ impl Poll {
             next_ms: 0,
             asked_ms: None,
             lost_after_ms: timeout_ms.saturating_mul(2),
+            retry_ms: FIRST_RETRIES_MS.0,
             jitter: seed | 1,
             last_fault: None,
         }
@@ -202,8 +208,11 @@ impl Poll {
             }
             Err(fault) => Err(fault),
         };
+        // Expected, see above: an operator need not read of it at every start.
+        let is_first = keys.is_absent() && self.retry_ms == FIRST_RETRIES_MS.0;
         let delay = if keys.is_absent() {
-            FIRST_RETRY_MS
+            let next = (self.retry_ms * 2).min(FIRST_RETRIES_MS.1);
+            std::mem::replace(&mut self.retry_ms, next)
         } else {
             self.jittered_interval()
         };
@@ -215,6 +224,7 @@ impl Poll {
             }
             Ok(()) if self.last_fault.take().is_some() => Polled::Recovered,
             Ok(()) => Polled::Ok,
+            Err(fault) if is_first && fault == NOT_MADE => Polled::SameFault,
             Err(fault) if self.last_fault.as_ref() == Some(&fault) => Polled::SameFault,
             Err(fault) => {
                 self.last_fault = Some(fault.clone());

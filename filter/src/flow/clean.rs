@@ -4,10 +4,10 @@
 
 use protocol::l402::authorization::{self, Authorization, Upstream};
 use protocol::l402::metadata::{self, Metadata};
-use protocol::l402::{Credential, Identifier, Malformed};
+use protocol::l402::{Budget, Credential, Identifier, Malformed};
 use protocol::macaroon::Macaroon;
 
-use crate::head::{Head, METADATA, is_ours};
+use crate::head::{Head, METADATA, is_ours, is_override};
 use crate::pairs::Pairs;
 
 /// A change of the request's header fields.
@@ -21,13 +21,17 @@ pub enum Edit<'h> {
 
 /// Removals of the fields in our own name space: only the gate may set those.
 pub(super) fn remove_ours<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
-    edits.extend(
-        pairs
-            .iter()
-            .map(|(name, _)| name)
-            .filter(|name| is_ours(name))
-            .map(Edit::Remove),
-    );
+    remove(pairs, is_ours, edits);
+}
+
+/// Removals of the fields that name another path or method to some upstreams.
+pub(super) fn remove_overrides<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
+    remove(pairs, is_override, edits);
+}
+
+fn remove<'h>(pairs: &Pairs<'h>, which: fn(&[u8]) -> bool, edits: &mut Vec<Edit<'h>>) {
+    let names = pairs.iter().map(|(name, _)| name);
+    edits.extend(names.filter(|name| which(name)).map(Edit::Remove));
 }
 
 /// What the client presents to us.
@@ -35,6 +39,8 @@ pub(super) fn remove_ours<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
 pub(super) struct Presented {
     pub(super) credentials: Vec<Credential>,
     pub(super) malformed: Option<Malformed>,
+    /// What is left for their verification.
+    pub(super) budget: Budget,
 }
 
 impl Presented {
@@ -77,7 +83,7 @@ pub(super) fn take_credentials<'h>(
             credentials,
             malformed,
             upstream,
-        } = authorization::parse(head.pairs.values(b"authorization"));
+        } = authorization::parse_within(head.pairs.values(b"authorization"), &mut presented.budget);
         presented.credentials = credentials;
         presented.note(malformed);
         match upstream {
@@ -103,7 +109,12 @@ fn take_metadata<'h>(
 ) {
     let mut is_taken = false;
     for value in head.pairs.values(name) {
-        match metadata::parse(&String::from_utf8_lossy(name), value) {
+        // Elsewhere nothing is verified, and all that could be a token has to go.
+        if !host_is_ours {
+            presented.budget = Budget::default();
+        }
+        let name = String::from_utf8_lossy(name);
+        match metadata::parse_within(&name, value, &mut presented.budget) {
             Metadata::Foreign => {}
             Metadata::Ours(credential) if host_is_ours || credential.tokens().any(is_a_token) => {
                 presented.credentials.push(credential);

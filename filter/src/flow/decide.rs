@@ -1,36 +1,17 @@
 //! The rules of the request path, in the order of the design, section 7.
 
-use protocol::policy::{
-    Access, Found, InvalidStatus, PluginConfig, Policy, RequestView, Unmatched,
-};
+use protocol::policy::{Access, InvalidStatus, PluginConfig, Unmatched, canonical};
 use protocol::time::UnixSeconds;
 
 use super::asked::Asked;
 use super::clean;
+use super::place::{Place, Target};
 use super::reply::{Manner, Reply};
 use super::waiting::{Turn, Unoffered};
 use super::{Decision, Note, ServiceTag, State, Surroundings};
 use crate::head::Head;
 use crate::outcome::Outcome;
 use crate::path;
-
-/// A request on a host of ours that matched a service.
-pub(super) struct Matched<'a> {
-    pub(super) index: usize,
-    pub(super) capability: Option<&'a str>,
-    pub(super) access: Access,
-    /// How much of the path a free one spells out.
-    free_part: usize,
-    cors_passthrough: bool,
-}
-
-/// Where a request belongs.
-enum Place<'a> {
-    Foreign,
-    Unmatched,
-    TooLong,
-    Service(Matched<'a>),
-}
 
 pub(super) fn request<'h>(
     config: &PluginConfig,
@@ -47,19 +28,18 @@ pub(super) fn request<'h>(
         grpc: head.is_grpc(),
         cors: head.origin.is_some(),
     };
-    let path = path::canonical(head.path);
+    let path = canonical(head.path);
     let is_preflight = head.is_preflight();
     let method = match head.requested_method {
         Some(method) if is_preflight => method,
         _ => head.method,
     };
-    let place = find(
-        &config.policy,
-        head,
-        path.as_deref().unwrap_or(b"/"),
-        method,
-    );
+    let target = Target::new(head, path.as_ref().ok());
+    let place = target.place(&config.policy, method);
     if matches!(place, Place::Foreign) {
+        if config.other_hosts == Unmatched::Deny {
+            return Decision::reply(Reply::unmatched(manner));
+        }
         clean::drop_credentials(head, false, &mut edits);
         return Decision::Forward {
             edits,
@@ -67,24 +47,33 @@ pub(super) fn request<'h>(
         };
     }
     if let Err(ambiguity) = path
+        .as_ref()
         .map(|_| ())
+        .map_err(|ambiguity| *ambiguity)
         .and(path::authority(head.authority).map(|_| ()))
     {
         return Decision::reply(Reply::ambiguous(ambiguity.reason(), manner));
     }
     let matched = match place {
         Place::TooLong => return Decision::reply(Reply::too_long(manner)),
+        Place::Unclear(reason) => return Decision::reply(Reply::ambiguous(reason, manner)),
         Place::Service(matched) => Some(matched),
         Place::Foreign | Place::Unmatched => None,
     };
+    if head.has_overrides {
+        clean::remove_overrides(&head.pairs, &mut edits);
+    }
     let note = |outcome| Note {
         service: matched
             .as_ref()
             .and_then(|matched| state.tag(matched.index)),
         ..Note::of(outcome)
     };
+    // A preflight stands where the request that it asks about does; what passes on must be open
+    // where it stands itself as well.
+    let may_pass = || !is_preflight || target.place(&config.policy, head.method).is_open();
     let Some(matched) = &matched else {
-        if config.unmatched == Unmatched::Pass {
+        if config.unmatched == Unmatched::Pass && may_pass() {
             clean::drop_credentials(head, true, &mut edits);
             return Decision::Forward {
                 edits,
@@ -98,7 +87,7 @@ pub(super) fn request<'h>(
             false => Reply::unmatched(manner),
         });
     };
-    if is_preflight && matched.cors_passthrough {
+    if is_preflight && matched.cors_passthrough && may_pass() {
         clean::drop_credentials(head, true, &mut edits);
         return Decision::Forward {
             edits,
@@ -125,70 +114,6 @@ pub(super) fn request<'h>(
         around,
     };
     asked.priced(state, edits)
-}
-
-fn find<'a>(policy: &'a Policy, head: &Head<'_>, path: &[u8], method: &[u8]) -> Place<'a> {
-    let header = |name: &str| {
-        let values: Vec<_> = head.pairs.values(name.as_bytes()).collect();
-        (!values.is_empty()).then(|| values.join(&b", "[..]))
-    };
-    let view = |path| RequestView {
-        authority: head.authority,
-        path,
-        method,
-        headers: &header,
-    };
-    let place = Place::of(policy.find(&view(path)), path);
-    let named = match &place {
-        Place::Unmatched => 0,
-        Place::Service(matched) if matched.access == Access::Free => matched.free_part,
-        Place::Service(_) | Place::Foreign | Place::TooLong => return place,
-    };
-    // Nothing is open that some upstream could take for something paid.
-    let loose = path::loosely(path, named);
-    if let Some(loose) = &loose
-        && let Some(paid) = Place::of(policy.find(&view(loose)), loose).if_paid()
-    {
-        return paid;
-    }
-    let loose = loose.as_deref().unwrap_or(path);
-    if let Some(found) = policy.find_any_case(&view(loose))
-        && let Some(paid) = Place::of(found, loose).if_paid()
-    {
-        return paid;
-    }
-    place
-}
-
-impl<'a> Place<'a> {
-    fn of(found: Found<'a>, path: &[u8]) -> Self {
-        match found {
-            Found::Foreign => Self::Foreign,
-            Found::Unmatched => Self::Unmatched,
-            Found::TooLong => Self::TooLong,
-            Found::Matched {
-                service,
-                rule,
-                access,
-            } => Self::Service(Matched {
-                index: service.index(),
-                capability: rule.capability(),
-                access,
-                free_part: match access {
-                    Access::Free => service.free_part(path),
-                    Access::Priced | Access::NoInvoice => 0,
-                },
-                cors_passthrough: service.cors_passthrough(),
-            }),
-        }
-    }
-
-    fn if_paid(self) -> Option<Self> {
-        match &self {
-            Self::Service(matched) if matched.access != Access::Free => Some(self),
-            _ => None,
-        }
-    }
 }
 
 /// The answer to a request that has been held, or would have been had the stock been empty. `None`

@@ -7,7 +7,7 @@ use protocol::encoding::hex_encode;
 use protocol::policy::PluginConfig;
 use protocol::time::UnixSeconds;
 
-use super::bootstrap::{Keys, Poll, Polled};
+use super::bootstrap::{Keys, NOT_MADE, Poll, Polled};
 use super::stock::{NoOffers, Offer, Shelf};
 use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, millis};
 use crate::json::Json;
@@ -265,7 +265,7 @@ impl Gate {
     fn bootstrapped(&mut self, answer: &Answer<'_>, now_ms: u64) -> CallResult {
         let state = &mut self.state;
         let told = match answer {
-            Answer { status: 0, .. } => Err("the call could not be made".to_owned()),
+            Answer { status: 0, .. } => Err(NOT_MADE.to_owned()),
             Answer {
                 is_marked: false,
                 status,
@@ -333,9 +333,12 @@ impl Gate {
                     retry_after_seconds,
                 } = no_offers;
                 let count = usize::from(count);
-                state
-                    .waiting
-                    .offers_refused(index, count, status, retry_after_seconds);
+                let State {
+                    waiting, clients, ..
+                } = &mut *state;
+                waiting.offers_refused(index, count, status, retry_after_seconds, |client| {
+                    clients.give_back(client, now_ms);
+                });
                 if answer.is_marked {
                     CallResult::Refused
                 } else {

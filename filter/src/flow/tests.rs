@@ -5,4 +5,5 @@ mod fixture;
 mod offers;
 mod places;
 mod properties;
+mod readings;
 mod sidecar;

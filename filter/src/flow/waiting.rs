@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::limits::Prefix;
+use super::limits::{Client, Prefix};
 use super::reply::Manner;
 use super::stock::Offer;
 
@@ -25,7 +25,7 @@ pub(super) struct Unoffered {
     pub(super) manner: Manner,
     /// Why the credential that came with it was refused, if one came.
     pub(super) refused: Option<&'static str>,
-    pub(super) client: Option<Prefix>,
+    pub(super) client: Client,
 }
 
 /// What is to be done with a request that need not wait any longer.
@@ -83,6 +83,14 @@ impl Waiting {
         !self.due.is_empty()
     }
 
+    /// Looks at all: only for streams with trailers that come while they are held.
+    pub(super) fn holds(&self, stream: u32) -> bool {
+        let mut offers = self.for_offers.iter().flatten();
+        self.for_keys.iter().any(|waiter| waiter.stream == stream)
+            || offers.any(|waiter| waiter.stream == stream)
+            || self.due.iter().any(|due| due.stream == stream)
+    }
+
     pub(super) fn for_keys(&mut self, waiter: Waiter<Manner>) {
         self.for_keys.push_back(waiter);
     }
@@ -107,7 +115,7 @@ impl Waiting {
             .for_offers
             .get(shelf)?
             .iter()
-            .map(|waiter| waiter.what.client);
+            .map(|waiter| waiter.what.client.prefix());
         let first = clients.next()??;
         clients.all(|client| client == Some(first)).then_some(first)
     }
@@ -150,13 +158,14 @@ impl Waiting {
         }
     }
 
-    /// No offers come: the oldest `count` who wait are told so.
+    /// No offers come: the oldest `count` who wait are told so. `give_back` is told who they were.
     pub(super) fn offers_refused(
         &mut self,
         shelf: usize,
         count: usize,
         status: u16,
         retry_after_seconds: u64,
+        mut give_back: impl FnMut(Client),
     ) {
         let Some(queue) = self.for_offers.get_mut(shelf) else {
             return;
@@ -165,6 +174,7 @@ impl Waiting {
         for waiter in queue.drain(..count) {
             self.offers_awaited = self.offers_awaited.saturating_sub(1);
             let manner = waiter.what.manner;
+            give_back(waiter.what.client);
             let turn = Turn::Refuse {
                 shelf: Some(shelf),
                 manner,
@@ -180,7 +190,7 @@ impl Waiting {
     }
 
     /// Whose deadline has passed is told to come again. Each queue is in the order of deadlines.
-    pub(super) fn expire(&mut self, now_ms: u64) {
+    pub(super) fn expire(&mut self, now_ms: u64, mut give_back: impl FnMut(Client)) {
         let refuse = |shelf, manner| Turn::Refuse {
             shelf,
             manner,
@@ -212,6 +222,7 @@ impl Waiting {
                     what,
                     ..
                 } = waiter;
+                give_back(what.client);
                 let turn = refuse(Some(shelf), what.manner);
                 self.due.push_back(Due {
                     stream,

@@ -8,7 +8,7 @@
 //! joined them before, so one value may hold credentials of ours and of other schemes in any
 //! order. Ours are taken out whatever their form; the others are left for the upstream.
 
-use super::{Credential, MAX_HEADER_LEN, MAX_TOKENS_PER_REQUEST, Malformed};
+use super::{Budget, Credential, Malformed};
 use crate::encoding::base64_decode_into;
 use crate::hash::Preimage;
 use crate::http::auth::is_token;
@@ -49,12 +49,17 @@ pub enum Upstream {
 /// Reads all values of the `Authorization` header, each perhaps joined from several by commas.
 #[must_use]
 pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Authorization {
+    parse_within(values, &mut Budget::default())
+}
+
+/// The same, if other fields of the request may hold credentials too.
+#[must_use]
+pub fn parse_within<'a>(
+    values: impl IntoIterator<Item = &'a [u8]>,
+    budget: &mut Budget,
+) -> Authorization {
     let mut found = Authorization::default();
     let mut foreign = Foreign::default();
-    let mut budget = Budget {
-        bytes: MAX_HEADER_LEN,
-        tokens: MAX_TOKENS_PER_REQUEST,
-    };
     for value in values {
         for part in Parts(value) {
             let Some(ours) = after_our_scheme(part) else {
@@ -62,7 +67,7 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Authorization {
                 continue;
             };
             foreign.has_ours = true;
-            match credential(ours, &mut budget) {
+            match credential(ours, budget) {
                 Ok(credential) => found.credentials.push(credential),
                 Err(malformed) => found.malformed = found.malformed.or(Some(malformed)),
             }
@@ -72,16 +77,8 @@ pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Authorization {
     found
 }
 
-struct Budget {
-    bytes: usize,
-    tokens: usize,
-}
-
 fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed> {
-    budget.bytes = budget
-        .bytes
-        .checked_sub(text.len())
-        .ok_or(Malformed::TooLong)?;
+    budget.take_bytes(text.len())?;
     // The last one, since it is near the end; another before it is no base64.
     let colon = text
         .iter()
@@ -94,10 +91,7 @@ fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed>
         .unwrap_or_default();
     let preimage = Preimage::from_hex(preimage).map_err(|_| Malformed::Preimage)?;
     let credential = Credential::decode(tokens, Some(preimage), base64_decode_into)?;
-    budget.tokens = budget
-        .tokens
-        .checked_sub(credential.token_count())
-        .ok_or(Malformed::TooManyTokens)?;
+    budget.take_tokens(&credential)?;
     Ok(credential)
 }
 

@@ -1,7 +1,7 @@
 //! Credentials in gRPC metadata (spec/l402 section 2.3): the macaroon in hexadecimal, with the
 //! preimage as a caveat.
 
-use super::{Credential, MAX_HEADER_LEN, Malformed};
+use super::{Budget, Credential, Malformed};
 use crate::encoding::hex_decode_into;
 use crate::macaroon::Macaroon;
 
@@ -22,7 +22,13 @@ pub enum Metadata {
 /// Reads the value of the header `name`, perhaps joined from several by commas.
 #[must_use]
 pub fn parse(name: &str, value: &[u8]) -> Metadata {
-    let result = if value.len() > MAX_HEADER_LEN {
+    parse_within(name, value, &mut Budget::default())
+}
+
+/// The same, if other fields of the request may hold credentials too.
+#[must_use]
+pub fn parse_within(name: &str, value: &[u8], budget: &mut Budget) -> Metadata {
+    let result = if value.len() > budget.bytes {
         Err(Malformed::TooLong)
     } else {
         Credential::decode(value, None, hex_decode_into)
@@ -30,7 +36,12 @@ pub fn parse(name: &str, value: &[u8]) -> Metadata {
     let is_shared_name = name.eq_ignore_ascii_case("token");
     match result {
         Ok(found) if is_shared_name && !found.tokens().any(is_macaroon) => Metadata::Foreign,
-        Ok(credential) => Metadata::Ours(credential),
+        Ok(credential) => {
+            let taken = budget
+                .take_bytes(value.len())
+                .and_then(|()| budget.take_tokens(&credential));
+            taken.map_or_else(Metadata::Malformed, |()| Metadata::Ours(credential))
+        }
         Err(_) if is_shared_name && !starts_like_a_macaroon(value) => Metadata::Foreign,
         Err(malformed) => Metadata::Malformed(malformed),
     }

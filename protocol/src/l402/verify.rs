@@ -3,7 +3,7 @@
 use subtle::ConstantTimeEq as _;
 
 use super::caveat::{self, Capabilities, Services};
-use super::{Credential, Identifier, Refusal, TokenId};
+use super::{Budget, Credential, Identifier, Refusal, TokenId};
 use crate::hash::{PaymentHash, Preimage, sha256};
 use crate::keys::RootKey;
 use crate::macaroon::Macaroon;
@@ -53,10 +53,25 @@ pub fn verify(
     is_revoked: impl Fn(&[u8; 32]) -> bool,
     target: &Target<'_>,
 ) -> Result<Grant, Refusal> {
+    verify_within(credential, keys, is_revoked, target, &mut Budget::default())
+}
+
+/// The same for one of several credentials of a request.
+///
+/// # Errors
+///
+/// The [`Refusal`] of the token that came furthest.
+pub fn verify_within(
+    credential: &Credential,
+    keys: &impl RootKeys,
+    is_revoked: impl Fn(&[u8; 32]) -> bool,
+    target: &Target<'_>,
+    budget: &mut Budget,
+) -> Result<Grant, Refusal> {
     let paid_hash = credential.preimage().map(Preimage::hash);
     let mut refusal = None;
     for token in credential.tokens() {
-        match verify_token(token, paid_hash, keys, &is_revoked, target) {
+        match verify_token(token, paid_hash, keys, &is_revoked, target, budget) {
             Ok(grant) => return Ok(grant),
             Err(reason) => refusal = refusal.max(Some(reason)),
         }
@@ -71,6 +86,7 @@ fn verify_token(
     keys: &impl RootKeys,
     is_revoked: &impl Fn(&[u8; 32]) -> bool,
     target: &Target<'_>,
+    budget: &mut Budget,
 ) -> Result<Grant, Refusal> {
     let macaroon = Macaroon::parse(token)?;
     let identifier = Identifier::parse(macaroon.identifier())?;
@@ -85,6 +101,7 @@ fn verify_token(
         return Err(Refusal::Revoked);
     }
     let root_key = keys.root_key(&identifier).ok_or(Refusal::Revoked)?;
+    budget.take_caveats(&macaroon)?;
     if !macaroon.is_signed_with(root_key.expose()) {
         return Err(Refusal::Signature);
     }

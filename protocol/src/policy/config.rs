@@ -22,6 +22,8 @@ pub struct PluginConfig {
     pub revocation_max_age: Duration,
     /// What becomes of a request on a host of ours that no service matches.
     pub unmatched: Unmatched,
+    /// What becomes of a request on a host that no service names.
+    pub other_hosts: Unmatched,
     /// Send the `LSAT` line before the `L402` line.
     pub lsat_line: bool,
     /// Status for a credential that does not hold.
@@ -51,7 +53,7 @@ pub struct SidecarRef {
     pub token_env: String,
 }
 
-/// What becomes of a request on a host of ours that no service matches.
+/// What becomes of a request that no service matches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unmatched {
     /// 404.
@@ -125,7 +127,7 @@ impl PluginConfig {
     fn read(object: Object<'_>) -> Option<Self> {
         let sidecar = object.required("sidecar").and_then(read_sidecar);
         let poll_interval = or_default(object.optional("pollInterval"), S(2), |node| {
-            node.duration(MS(100)..=S(60))
+            node.duration(MS(100)..=S(10))
         });
         let revocation_max_age = or_default(object.optional("revocationMaxAge"), S(60), |node| {
             let age = node.duration(S(1)..=S(86_400))?;
@@ -135,6 +137,9 @@ impl PluginConfig {
             Some(age)
         });
         let unmatched = or_default(object.optional("unmatched"), Unmatched::Deny, |node| {
+            node.choice(&[("deny", Unmatched::Deny), ("pass", Unmatched::Pass)])
+        });
+        let other_hosts = or_default(object.optional("otherHosts"), Unmatched::Pass, |node| {
             node.choice(&[("deny", Unmatched::Deny), ("pass", Unmatched::Pass)])
         });
         let lsat_line = or_default(object.optional("lsatLine"), true, |node| node.bool());
@@ -160,6 +165,7 @@ impl PluginConfig {
             poll_interval,
             revocation_max_age,
             unmatched,
+            other_hosts,
             lsat_line,
             l402_invalid_status,
             bootstrap_wait,

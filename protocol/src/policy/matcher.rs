@@ -2,6 +2,7 @@
 
 use regex_lite::{Regex, RegexBuilder};
 
+use super::canonical::canonical;
 use super::reader::{Node, or_default};
 use crate::http::auth::is_token;
 
@@ -88,10 +89,10 @@ impl PathMatch {
         let object = node.object()?;
         let exact = object
             .optional("exact")
-            .map(|node| read_path(&node).map(Self::Exact));
+            .map(|node| read_path(&node, "").map(Self::Exact));
         let prefix = object
             .optional("prefix")
-            .map(|node| read_path(&node).map(Self::Prefix));
+            .map(|node| read_path(&node, "x").map(Self::Prefix));
         let regex = object
             .optional("regex")
             .map(|node| read_regex(&node).map(Self::Regex));
@@ -140,7 +141,8 @@ impl PathRegex {
     }
 }
 
-fn read_path(node: &Node<'_>) -> Option<String> {
+/// `more` is what a path may go on with.
+fn read_path(node: &Node<'_>, more: &str) -> Option<String> {
     let text = node.string()?;
     let is_path = text.starts_with('/')
         && text.len() <= MAX_TEXT
@@ -154,7 +156,26 @@ fn read_path(node: &Node<'_>) -> Option<String> {
         ));
         return None;
     }
-    Some(text.to_owned())
+    // Requests are compared in their canonical form: a path that has another would never match, and
+    // a rule meant for others would take what belongs to it.
+    let whole = [text, more].concat();
+    match canonical(Some(whole.as_bytes())) {
+        Ok(found) if *found.path == *whole.as_bytes() => Some(text.to_owned()),
+        Ok(found) => {
+            let path = found.path.strip_suffix(more.as_bytes());
+            // It is ASCII, as the text is.
+            let path = std::str::from_utf8(path.unwrap_or_default()).unwrap_or_default();
+            node.error(format!("no request has this path: write \"{path}\""));
+            None
+        }
+        Err(ambiguity) => {
+            let why = ambiguity.reason();
+            node.error(format!(
+                "no request has this path, it would be refused: {why}"
+            ));
+            None
+        }
+    }
 }
 
 /// The pattern has to match the whole path.

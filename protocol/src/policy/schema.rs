@@ -27,7 +27,7 @@ pub fn schema_text() -> String {
 struct Plugin {
     /// How the sidecar is reached.
     sidecar: Sidecar,
-    /// How often keys and revocations are asked for: 100ms to 60s. Default `2s`.
+    /// How often keys and revocations are asked for: 100ms to 10s. Default `2s`.
     poll_interval: Option<DurationText>,
     /// With a deny list older than this nothing paid is served (503). Longer than `pollInterval`,
     /// 1s to 24h. Default `60s`.
@@ -35,6 +35,9 @@ struct Plugin {
     /// A request on a host of ours that no service matches: `deny` (default) is 404, `pass` lets
     /// it through without payment.
     unmatched: Option<Unmatched>,
+    /// A request on a host that no service names: `pass` (default) lets it through, less our
+    /// headers and credentials; `deny` is 404, for an Envoy that serves nothing but what is sold.
+    other_hosts: Option<Unmatched>,
     /// Send the `LSAT` header line before the `L402` line, for older clients. Default `true`.
     lsat_line: Option<bool>,
     /// Status for a credential that does not hold. Default 402.

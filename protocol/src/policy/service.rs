@@ -101,6 +101,12 @@ impl Rule {
         self.capability.as_deref()
     }
 
+    /// How much of a path that matches is written in the configuration.
+    #[must_use]
+    pub fn spelt_out(&self) -> usize {
+        self.path.as_ref().map_or(0, PathMatch::spelt_out)
+    }
+
     pub(super) fn has_capitals(&self) -> bool {
         self.path.as_ref().is_some_and(PathMatch::has_capitals)
     }

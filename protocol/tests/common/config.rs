@@ -14,6 +14,7 @@ pub(crate) fn full() -> Value {
         "pollInterval": "2s",
         "revocationMaxAge": "60s",
         "unmatched": "deny",
+        "otherHosts": "pass",
         "lsatLine": true,
         "l402InvalidStatus": 402,
         "bootstrapWait": "2s",

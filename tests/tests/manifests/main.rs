@@ -146,6 +146,25 @@ fn envoy_accepts_every_envoy_configuration_with_the_built_filter() {
     }
 }
 
+/// A virtual host that takes every request is safe only if hosts that no service names are refused.
+#[test]
+fn no_shipped_configuration_serves_hosts_that_it_does_not_sell() {
+    let readme = fs::read_to_string(paths::root().join("README.md")).unwrap();
+    let (_, rest) = readme.split_once("```json\n").unwrap();
+    let plugin: Value = serde_json::from_str(rest.split_once("```").unwrap().0).unwrap();
+    assert_eq!(plugin["otherHosts"], "deny");
+    let (output, said) = envoy_validate("readme", with_plugin(&plugin));
+    assert!(output.status.success(), "{said}");
+    for path in of(&Kind::Envoy) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""otherHosts": "deny""#),
+            "{}",
+            path.display()
+        );
+    }
+}
+
 #[test]
 fn the_check_notices_a_wrong_plugin_configuration() {
     let plugin = json!({ "services": [{ "name": "weather", "prise": { "sat": 1 } }] });

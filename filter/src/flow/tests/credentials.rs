@@ -159,6 +159,70 @@ fn a_key_that_we_may_have_missed_is_a_fault_of_ours() {
 }
 
 #[test]
+fn a_good_credential_counts_beside_one_of_an_unknown_key() {
+    let mut gate = Fixture::ready();
+    let unknown = gate.token("weather", None);
+    gate.install_keys(&[(7, [9; 32])]);
+    let good = gate.token_of((7, [9; 32]), "weather", &[]);
+    gate.now_ms += 10_001;
+    for both in [[&unknown, &good], [&good, &unknown]] {
+        let sent = both.iter().fold(Sent::get("/v1/x"), |sent, one| {
+            sent.with("authorization", one)
+        });
+        assert_eq!(gate.forwarded(&sent).note.outcome, Outcome::Paid);
+    }
+    let two = Sent::get("/v1/x").with("authorization", &unknown);
+    assert_eq!(gate.reply(&two.with("authorization", "L402 x")).status, 503);
+}
+
+#[test]
+fn all_credentials_of_a_request_share_one_budget() {
+    let mut gate = Fixture::stocked(10);
+    let caveats = vec!["x=1".to_owned(); 40];
+    // Not signed by us, so that the chain is computed and fails.
+    let bad = gate.token_of((1, [9; 32]), "weather", &caveats);
+    let good = gate.token_of((1, KEY), "weather", &caveats);
+    gate.forwarded(&Sent::get("/v1/x").with("authorization", &good));
+    let both = Sent::get("/v1/x")
+        .with("authorization", &bad)
+        .with("authorization", &good);
+    let reply = gate.reply(&both);
+    assert!(
+        reply.status == 402 && reply.body.contains("bad signature"),
+        "{}",
+        reply.body
+    );
+
+    // Sixteen tokens are looked at, and those of `token` come last.
+    let hex = gate.metadata_token("weather");
+    let all = |others: &str| {
+        let mut sent = Sent::get("/v1/x");
+        for name in ["token", "macaroon", "grpc-metadata-macaroon"] {
+            for _ in 0..8 {
+                sent = sent.with(name, if name == "token" { &hex } else { others });
+            }
+        }
+        sent
+    };
+    gate.forwarded(&all(&hex));
+    let (start, end) = hex.split_at(hex.len() - 1);
+    let wrong = format!("{start}{}", if end == "0" { "1" } else { "0" });
+    let reply = gate.reply(&all(&wrong));
+    assert!(
+        reply.status == 402 && reply.body.contains("bad signature"),
+        "{}",
+        reply.body
+    );
+    let sent = all(&hex).host("other.example");
+    let names = gate.forwarded(&sent).names;
+    assert_eq!(
+        names.len(),
+        3,
+        "all of them go, also where nothing is verified"
+    );
+}
+
+#[test]
 fn a_remembered_credential_is_not_good_for_another_service() {
     let mut gate = Fixture::ready();
     let paid = gate.token("weather", None);

@@ -161,6 +161,10 @@ impl Fixture {
         Self::build("", services, Some(TOKEN))
     }
 
+    pub(super) fn of(settings: &str, services: &str) -> Self {
+        Self::build(settings, services, Some(TOKEN))
+    }
+
     pub(super) fn with_settings(settings: &str) -> Self {
         Self::build(settings, SERVICES, Some(TOKEN))
     }
@@ -247,6 +251,27 @@ impl Fixture {
             macaroon.to_base64(),
             hex_encode(preimage.expose())
         )
+    }
+
+    /// A paid credential under a key of one's own, with more caveats.
+    pub(super) fn token_of(
+        &mut self,
+        (generation, key): (u8, [u8; 32]),
+        service: &str,
+        caveats: &[String],
+    ) -> String {
+        self.tokens += 1;
+        let preimage = Preimage::new([self.tokens; 32]);
+        let identifier = Identifier {
+            payment_hash: preimage.hash(),
+            token_id: TokenId::new(generation, [self.tokens; 31]),
+        };
+        let root = L402Key::new(key).root_key(&identifier);
+        let services = [format!("services={service}:0")];
+        let caveats = [&services[..], caveats].concat();
+        let macaroon = fixture_macaroon(root.expose(), &identifier, &caveats);
+        let preimage = hex_encode(preimage.expose());
+        format!("L402 {}:{preimage}", macaroon.to_base64())
     }
 
     /// A paid token for gRPC metadata.

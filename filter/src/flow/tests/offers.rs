@@ -130,3 +130,79 @@ fn a_client_over_its_limit_gets_429_and_takes_no_offer() {
     gate.client = Some(IpAddr::from([192, 0, 2, 99]));
     assert_eq!(gate.reply(&Sent::get("/v1/forecast")).status, 402);
 }
+
+#[test]
+fn only_challenges_count_against_a_client() {
+    let limits = r#""clientLimits":{"challengesPerMinute":1,"burst":2},"maxWaiting":1"#;
+    let mut gate = Fixture::with_settings(limits);
+    gate.bootstrap();
+    let no_offers = |gate: &mut Fixture| {
+        let (kind, _) = gate.offers_call();
+        let answer = Answer {
+            status: 503,
+            is_marked: true,
+            ..Answer::default()
+        };
+        gate.gate.answered(kind, &answer, gate.now_ms);
+        assert_eq!(gate.due_statuses(), [503]);
+    };
+    for _ in 0..3 {
+        // Held, then told that there is nothing; the next is told so at once.
+        assert_eq!(gate.request(&Sent::get("/v1/x")), Decision::Hold);
+        assert_eq!(gate.reply(&Sent::get("/v1/x")).status, 503, "one may wait");
+        no_offers(&mut gate);
+        assert_eq!(gate.reply(&Sent::get("/v1/x")).status, 503);
+        gate.now_ms += 1_500;
+        gate.gate.tick(gate.now_ms);
+    }
+    // Nobody answers at all.
+    assert_eq!(gate.request(&Sent::get("/v1/x")), Decision::Hold);
+    gate.now_ms += 3_250;
+    gate.gate.tick(gate.now_ms);
+    assert_eq!(gate.due_statuses(), [503]);
+
+    gate.fill(10);
+    let statuses: Vec<_> = (0..3)
+        .map(|_| gate.reply(&Sent::get("/v1/x")).status)
+        .collect();
+    assert_eq!(statuses, [402, 402, 429]);
+}
+
+#[test]
+fn clients_without_an_address_share_one_limit_and_neighbours_a_larger_one() {
+    let limits = r#""clientLimits":{"challengesPerMinute":1,"burst":1}"#;
+    let mut gate = Fixture::with_settings(limits);
+    gate.bootstrap();
+    gate.fill(100);
+    let mut status = |client| {
+        gate.client = client;
+        gate.reply(&Sent::get("/v1/x")).status
+    };
+    assert_eq!([status(None), status(None)], [402, 429]);
+    let all: Vec<_> = (0..12)
+        .map(|n| status(Some(IpAddr::from([192, 0, 2, n]))))
+        .collect();
+    assert_eq!(all.iter().filter(|status| **status == 402).count(), 10);
+    assert_eq!(status(Some(IpAddr::from([192, 0, 3, 1]))), 402);
+}
+
+#[test]
+fn who_uses_a_remembered_credential_is_noted_again_as_one_who_has_paid() {
+    let mut gate = Fixture::with_settings(r#""clientLimits":{"burst":1,"paidFactor":2}"#);
+    gate.bootstrap();
+    let paid = gate.token("weather", None);
+    let sent = Sent::get("/v1/x").with("authorization", &paid);
+    gate.forwarded(&sent);
+    gate.client = Some(IpAddr::from([198, 51, 100, 7]));
+    gate.forwarded(&sent);
+    gate.fill(10);
+    assert_eq!(gate.reply(&Sent::get("/v1/x")).status, 402);
+    assert_eq!(gate.reply(&Sent::get("/v1/x")).status, 429, "not yet");
+    gate.now_ms += 60_000;
+    gate.bootstrap();
+    gate.forwarded(&sent);
+    let statuses: Vec<_> = (0..3)
+        .map(|_| gate.reply(&Sent::get("/v1/x")).status)
+        .collect();
+    assert_eq!(statuses, [402, 402, 429]);
+}

@@ -22,6 +22,24 @@ fn other_hosts_pass_less_our_headers_and_credentials() {
 }
 
 #[test]
+fn other_hosts_are_refused_where_the_operator_serves_none() {
+    let mut gate = Fixture::with_settings(r#""otherHosts":"deny""#);
+    gate.bootstrap();
+    let paid = gate.token("weather", None);
+    for host in ["other.example", "example.com", "x"] {
+        for sent in [
+            Sent::get("/v1/forecast"),
+            Sent::get("/").with("authorization", &paid),
+        ] {
+            let reply = gate.reply(&sent.host(host));
+            let found = (reply.status, reply.note.outcome);
+            assert_eq!(found, (404, Outcome::Unmatched), "{host}");
+        }
+    }
+    gate.forwarded(&Sent::get("/v1/x").with("authorization", &paid));
+}
+
+#[test]
 fn other_hosts_keep_macaroons_that_are_not_of_our_kind() {
     let mut gate = Fixture::ready();
     let sent = Sent::get("/")

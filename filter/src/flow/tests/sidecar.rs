@@ -57,6 +57,33 @@ fn no_more_than_so_many_wait() {
 }
 
 #[test]
+fn a_first_poll_that_fails_is_repeated_at_once() {
+    let mut gate = Fixture::new();
+    assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);
+    let start = gate.now_ms;
+    let (mut polls, mut notices) = (Vec::new(), Vec::new());
+    // Ticks come every 100 ms; a call that cannot be made is answered at once.
+    for _ in 0..11 {
+        gate.gate.tick(gate.now_ms);
+        while let Some(call) = gate.gate.next_call() {
+            polls.push(gate.now_ms - start);
+            gate.gate
+                .answered(call.kind, &Answer::default(), gate.now_ms);
+        }
+        notices.extend(gate.gate.next_notice().map(|_| gate.now_ms - start));
+        gate.now_ms += 100;
+    }
+    assert_eq!(notices, [100], "the first is as at every start");
+    assert_eq!(polls, [0, 100, 200, 400, 600, 800, 1_000]);
+    gate.bootstrap();
+    let due = gate.gate.next_due().unwrap();
+    assert!(
+        gate.gate.answer(due).is_none(),
+        "it has waited and is decided"
+    );
+}
+
+#[test]
 fn wrong_bootstraps_are_refused_whole() {
     for body in [
         "",
