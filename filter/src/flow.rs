@@ -74,12 +74,6 @@ impl Admitted {
         ]
     }
 
-    /// Hexadecimal name of the token.
-    #[must_use]
-    pub fn token_id(&self) -> &str {
-        &self.token_id
-    }
-
     #[cfg(test)]
     fn for_tests() -> Self {
         Self {

@@ -24,7 +24,7 @@ use self::metrics::Metrics;
 use self::turns::Calls;
 use crate::abi::{self, Action, Buffer, Map};
 use crate::flow::{Decision, Edit, Gate, Note, Notice, Origin, Reply, Surroundings, trailers};
-use crate::head::Head;
+use crate::head::{Head, is_ours};
 use crate::outcome::Outcome;
 use crate::pairs::{self, Pairs};
 
@@ -156,13 +156,27 @@ pub(crate) fn on_request_headers(context: u32) -> Action {
             Action::Continue
         }
         Decision::Reply(reply) => {
+            forget_ours(&head);
             send(&root, &reply);
             Action::StopAll
         }
-        Decision::Hold => Action::StopAll,
+        Decision::Hold => {
+            forget_ours(&head);
+            Action::StopAll
+        }
     };
     turns::make_calls(&root, Some(context));
     action
+}
+
+/// Removes the client's fields in our own name space from a request that is not forwarded: the
+/// access log prints them as ours.
+fn forget_ours(head: &Head<'_>) {
+    if head.has_ours {
+        for (name, _) in head.pairs.iter().filter(|(name, _)| is_ours(name)) {
+            let _ = abi::remove_header(Map::RequestHeaders, name);
+        }
+    }
 }
 
 /// Trailers are cleaned as headers are. By then the request has been decided, unless Envoy
@@ -291,14 +305,12 @@ fn send(root: &Root, reply: &Reply) {
 }
 
 /// Filter state for access logs, and the counter. That they fail must not change what happens to
-/// the request.
+/// the request. What a paid request carries for the upstream is not said again: the log reads it
+/// there, and each property costs as much as a header.
 fn tell(root: &Root, note: &Note) {
     let _ = abi::set_property(b"boltgate.outcome", note.outcome.word().as_bytes());
     if let Some(service) = &note.service {
         let _ = abi::set_property(b"boltgate.service", service.name.as_bytes());
-    }
-    if let Some(admitted) = &note.admitted {
-        let _ = abi::set_property(b"boltgate.token_id", admitted.token_id().as_bytes());
     }
     root.metrics.count(note);
 }

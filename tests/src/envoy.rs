@@ -175,7 +175,7 @@ impl EnvoyConfig {
                         "flags": "%RESPONSE_FLAGS%",
                         "outcome": "%FILTER_STATE(wasm.boltgate.outcome:PLAIN)%",
                         "service": "%FILTER_STATE(wasm.boltgate.service:PLAIN)%",
-                        "token_id": "%FILTER_STATE(wasm.boltgate.token_id:PLAIN)%",
+                        "token_id": "%REQ(X-BOLTGATE-TOKEN-ID)%",
                     } },
                 },
             }],

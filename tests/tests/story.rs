@@ -201,6 +201,14 @@ fn no_secret_is_printed(gate: &Gate, tokens: &[&Token]) {
 async fn an_api_is_sold_on_the_embedded_network() -> anyhow::Result<()> {
     let (gate, token) = story(Gate::dev("story-dev")).await?;
 
+    // Who pays nothing cannot put a token id into the access log.
+    let request = gate.http().get(FORECAST);
+    let forged = request
+        .header("x-boltgate-token-id", "forged")
+        .send()
+        .await?;
+    assert_eq!(forged.status, 402);
+
     // Access log: outcome, service and token id of each request.
     let token_id = token.decoded()?.token_id()?;
     eventually(
@@ -222,6 +230,8 @@ async fn an_api_is_sold_on_the_embedded_network() -> anyhow::Result<()> {
                     .count()
             };
             ensure!(count("paid", &token_id) >= 4, "{log:#?}");
+            ensure!(count("challenged", "") >= 2, "{log:#?}");
+            assert_eq!(count("challenged", "forged"), 0);
             Ok(())
         },
     )
