@@ -67,7 +67,7 @@ impl Shop {
 
     pub(crate) fn judge(&self, header: &str, now: UnixSeconds) -> Result<Outcome, Refusal> {
         let found = authorization::parse([header.as_bytes()], []);
-        let presented = found.presented?.expect("one of ours");
+        let presented = found.presented?.unwrap();
         let target = Target {
             realm: &self.realm,
             charge: Some(&self.charge),
