@@ -2,8 +2,8 @@
 //!
 //! Written here because that is all there is to it on top of `serde_json`: the crates for it bring
 //! a second number formatter or a tree of their own into a filter that has to stay small. The
-//! filter itself writes only [`Object`]s, whose members are given in order, and so carries
-//! neither a tree nor floating-point numbers for it.
+//! filter itself writes only objects whose members are given in order, and so carries neither a
+//! tree nor floating-point numbers for it.
 
 use std::fmt::Write as _;
 

@@ -65,7 +65,7 @@ impl Network {
     /// The network of a BOLT 11 invoice, by the start of its text.
     #[must_use]
     pub fn of_invoice(invoice: &str) -> Option<Self> {
-        // An amount begins with a digit and no amount with the separator `1`, which is a digit too.
+        // A digit follows: that of an amount, or the separator `1` where there is none.
         let starts = |prefix: &str| {
             invoice
                 .strip_prefix(prefix)
