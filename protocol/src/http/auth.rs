@@ -158,14 +158,23 @@ impl fmt::Display for Challenge<'_> {
     }
 }
 
+/// In runs between the few bytes that need care: values are long, and most have none.
 fn write_quoted(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
-    for character in value.chars().filter(|character| is_quotable(*character)) {
-        if matches!(character, '"' | '\\') {
+    let needs_care =
+        |byte: u8| matches!(byte, b'"' | b'\\') || byte != b'\t' && byte.is_ascii_control();
+    let mut rest = value;
+    // Only ASCII bytes need care, so all of these are character boundaries.
+    while let Some(at) = rest.bytes().position(needs_care) {
+        let (plain, special) = rest.split_at(at);
+        f.write_str(plain)?;
+        let (special, after) = special.split_at(1);
+        if matches!(special, "\"" | "\\") {
             f.write_char('\\')?;
+            f.write_str(special)?;
         }
-        f.write_char(character)?;
+        rest = after;
     }
-    Ok(())
+    f.write_str(rest)
 }
 
 fn is_quotable(character: char) -> bool {
