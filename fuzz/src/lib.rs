@@ -1,6 +1,8 @@
 //! What the fuzz targets do with their input: parse it, and hold what was read against what the
 //! parser promises. Each target is one function of the same name here.
 
+mod payment;
+
 use std::sync::LazyLock;
 
 use protocol::api::{Bootstrap, Offers, OffersRequest};
@@ -18,6 +20,8 @@ use protocol::policy::{Found, PluginConfig, RequestView};
 use protocol::time::UnixSeconds;
 use serde::de::DeserializeOwned;
 
+pub use payment::{payment_challenge, payment_credential, payment_receipt, payment_request, sse};
+
 static KEYS: LazyLock<L402Keys> = LazyLock::new(|| {
     (0..=u8::MAX)
         .map(|generation| (generation, L402Key::new([7; 32])))
@@ -29,14 +33,19 @@ const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub type Body = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("api_types", api_types),
     ("auth_grammar", auth_grammar),
     ("authorization", authorization),
     ("caveats", caveats),
     ("macaroon", macaroon),
     ("metadata", metadata),
+    ("payment_challenge", payment_challenge),
+    ("payment_credential", payment_credential),
+    ("payment_receipt", payment_receipt),
+    ("payment_request", payment_request),
     ("plugin_config", plugin_config),
+    ("sse", sse),
 ];
 
 /// `Authorization`, one value per line: nothing of ours is left for the upstream, and nobody who

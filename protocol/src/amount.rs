@@ -1,4 +1,4 @@
-//! Money: millisatoshi with checked arithmetic only.
+//! Money: millisatoshi and whole satoshi, with checked arithmetic only.
 
 use std::fmt;
 
@@ -77,6 +77,65 @@ impl Msat {
     }
 }
 
+/// An amount in whole satoshi: the unit of the Payment scheme, which knows no smaller one
+/// (spec/payment-auth sections 2.3 and 2.4). No operators, for the reason [`Msat`] has none.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Sat(u64);
+
+impl Sat {
+    /// All bitcoin there can ever be, in satoshi.
+    pub const MAX: Self = Self(Msat::MAX.0 / 1_000);
+    /// No money.
+    pub const ZERO: Self = Self(0);
+
+    /// `None` if the amount is more than all bitcoin there can be.
+    #[must_use]
+    pub const fn new(sat: u64) -> Option<Self> {
+        if sat <= Self::MAX.0 {
+            Some(Self(sat))
+        } else {
+            None
+        }
+    }
+
+    /// The price of something that costs `msat`: a part of a satoshi counts as a whole one.
+    #[must_use]
+    pub const fn price_of(msat: Msat) -> Self {
+        Self(msat.to_sat_ceil())
+    }
+
+    /// The plain number of satoshi.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The same amount in millisatoshi.
+    #[must_use]
+    pub const fn to_msat(self) -> Msat {
+        // At most `Sat::MAX`, so the product is at most `Msat::MAX`.
+        Msat(self.0 * 1_000)
+    }
+
+    /// Reads an amount as requests write it: decimal digits, positive, without leading zero.
+    #[must_use]
+    pub fn parse_positive(text: &str) -> Option<Self> {
+        let is_canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+        if is_canonical {
+            text.parse().ok().and_then(Self::new)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Display for Sat {
+    /// The digits alone, as requests want them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for Msat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} msat", self.0)
@@ -103,5 +162,27 @@ mod tests {
     fn satoshis_round_up_or_down_as_asked() {
         let price = Msat::new(1_001).unwrap();
         assert_eq!((price.to_sat_ceil(), price.to_sat_floor()), (2, 1));
+    }
+
+    #[test]
+    fn an_amount_in_satoshi_has_one_spelling() {
+        assert_eq!(Sat::parse_positive("100"), Sat::new(100));
+        let most = Sat::MAX.to_string();
+        assert_eq!(Sat::parse_positive(&most), Some(Sat::MAX));
+        assert_eq!(Sat::MAX.to_msat(), Msat::MAX);
+        let wrong = [
+            "",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1.0",
+            " 1",
+            "1e2",
+            "2100000000000001",
+        ];
+        for text in wrong {
+            assert_eq!(Sat::parse_positive(text), None, "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
+use base64::engine::general_purpose::{GeneralPurpose, STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 
 /// Padding is a matter of taste of the sender; trailing bits that carry nothing must be zero,
@@ -137,6 +137,42 @@ pub fn base64_decode_into(text: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeEr
     Ok(())
 }
 
+/// Base64 of the URL-safe alphabet without padding, as the Payment scheme writes everything.
+#[must_use]
+pub fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Bytes from base64 of the URL-safe alphabet, with the padding that belongs there or none.
+///
+/// # Errors
+///
+/// [`DecodeError::Base64`], also for trailing bits that are not zero.
+pub fn base64url_decode(text: impl AsRef<[u8]>) -> Result<Vec<u8>, DecodeError> {
+    let text = text.as_ref();
+    let engine = if text.ends_with(b"=") {
+        &URL_SAFE
+    } else {
+        &URL_SAFE_NO_PAD
+    };
+    engine.decode(text).map_err(|_| DecodeError::Base64)
+}
+
+/// Exactly `N` bytes from unpadded base64 of the URL-safe alphabet.
+///
+/// # Errors
+///
+/// [`DecodeError::Base64`] for any other text.
+pub fn base64url_decode_exact<const N: usize>(
+    text: impl AsRef<[u8]>,
+) -> Result<[u8; N], DecodeError> {
+    let mut bytes = [0; N];
+    match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
+        Ok(length) if length == N => Ok(bytes),
+        _ => Err(DecodeError::Base64),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +213,15 @@ mod tests {
                 Err(DecodeError::Base64),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn base64url_of_a_fixed_length_has_one_spelling() {
+        assert_eq!(base64url_decode_exact::<2>("-_8"), Ok([0xfb, 0xff]));
+        for text in ["-_8=", "-_9", "-_", "-_8A", "+/8", ""] {
+            let read = base64url_decode_exact::<2>(text);
+            assert_eq!(read, Err(DecodeError::Base64), "{text}");
         }
     }
 }

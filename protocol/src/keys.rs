@@ -1,11 +1,15 @@
 //! The master secret and what is derived from it (design section 3, spec/l402 E6).
 //!
 //! ```text
-//! master ──HMAC "boltgate/l402/v0"──► L402Key ──HMAC "l402-root-key/v0" ‖ 0 ‖ identifier──► RootKey
+//! master ──HMAC "boltgate/l402/v0"─────► L402Key ──HMAC "l402-root-key/v0" ‖ 0 ‖ identifier──► RootKey
+//! master ──HMAC "boltgate/payment/v0"──► PaymentKey ──HMAC purpose ‖ what it is for──► ChallengeKey
 //! ```
 //!
-//! The sidecar owns the master; filters only ever see [`L402Key`]s. The first byte of a token id
-//! names the generation of the key, so that one chain is computed however many keys are alive.
+//! The sidecar owns the master; filters only ever see [`L402Key`]s and [`PaymentKey`]s. The first
+//! byte of a token id, and that of a challenge id, names the generation of the key, so that one
+//! chain or HMAC is computed however many keys are alive.
+
+mod payment;
 
 use std::str::FromStr;
 
@@ -13,6 +17,8 @@ use crate::encoding::{DecodeError, hex_decode, hex_encode};
 use crate::l402::{Identifier, RootKeys};
 use crate::mac::{self, MacKey};
 use crate::secret::Secret;
+
+pub use payment::{ChallengeKey, ChallengeKeys, PaymentKey, PaymentKeys};
 
 const L402_LABEL: &[u8] = b"boltgate/l402/v0";
 const ROOT_KEY_LABEL: &[u8] = b"l402-root-key/v0\0";
@@ -38,6 +44,12 @@ impl MasterSecret {
     #[must_use]
     pub fn derive_l402(&self) -> L402Key {
         L402Key::new(mac::sign(self.expose(), &[L402_LABEL]))
+    }
+
+    /// The key from which the challenge keys of the Payment scheme are derived.
+    #[must_use]
+    pub fn derive_payment(&self) -> PaymentKey {
+        PaymentKey::new(mac::sign(self.expose(), &[payment::LABEL]))
     }
 }
 
@@ -108,19 +120,22 @@ impl RootKey {
     }
 }
 
-/// The keys of all generations with which a token may still be verified.
-#[derive(Clone, Default)]
-pub struct L402Keys(Vec<(u8, L402Key)>);
+/// The keys of all generations with which something issued here may still be verified.
+#[derive(Clone)]
+pub struct Generations<K>(Vec<(u8, K)>);
 
-impl L402Keys {
-    /// No key yet: every token is refused.
+/// Root keys of tokens come from these.
+pub type L402Keys = Generations<L402Key>;
+
+impl<K> Generations<K> {
+    /// No key yet: everything is refused.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Adds the key of a generation, or takes the place of the one there was.
-    pub fn insert(&mut self, generation: u8, key: L402Key) {
+    pub fn insert(&mut self, generation: u8, key: K) {
         if let Some((_, old)) = self.0.iter_mut().find(|(known, _)| *known == generation) {
             *old = key;
         } else {
@@ -130,7 +145,7 @@ impl L402Keys {
 
     /// The key of a generation, if it is still alive.
     #[must_use]
-    pub fn get(&self, generation: u8) -> Option<&L402Key> {
+    pub fn get(&self, generation: u8) -> Option<&K> {
         self.0
             .iter()
             .find(|(known, _)| *known == generation)
@@ -148,11 +163,27 @@ impl L402Keys {
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Another kind of keys, one derived from each of these.
+    fn derive<D>(&self, of: impl Fn(u8, &K) -> D) -> Generations<D> {
+        Generations(
+            self.0
+                .iter()
+                .map(|(generation, key)| (*generation, of(*generation, key)))
+                .collect(),
+        )
+    }
 }
 
-impl FromIterator<(u8, L402Key)> for L402Keys {
+impl<K> Default for Generations<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K> FromIterator<(u8, K)> for Generations<K> {
     /// Of several keys of one generation the last one stays.
-    fn from_iter<T: IntoIterator<Item = (u8, L402Key)>>(keys: T) -> Self {
+    fn from_iter<T: IntoIterator<Item = (u8, K)>>(keys: T) -> Self {
         let mut all = Self::new();
         for (generation, key) in keys {
             all.insert(generation, key);

@@ -6,9 +6,10 @@
 //! | module | job |
 //! |---|---|
 //! | [`amount`], [`time`], [`hash`] | newtypes for money, time, payment hashes and preimages |
-//! | [`keys`] | master secret, derived L402 keys, root keys of single tokens |
+//! | [`keys`] | master secret, derived L402 and Payment keys, root keys of single tokens |
 //! | [`macaroon`] | the V2 binary format and its HMAC chain |
 //! | [`l402`] | identifier, caveats, credentials, challenges, verification |
+//! | [`payment`] | the Payment scheme: challenges, credentials, receipts, verification, streams |
 //! | [`http`] | RFC 9110 challenges and credentials, RFC 9457 problem details |
 //! | [`policy`] | the plugin configuration and how a request finds its service |
 //! | [`api`] | what filter and sidecar say to each other |
@@ -22,6 +23,7 @@ pub mod keys;
 pub mod l402;
 mod mac;
 pub mod macaroon;
+pub mod payment;
 pub mod policy;
 mod secret;
 pub mod time;

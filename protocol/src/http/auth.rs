@@ -94,7 +94,22 @@ impl<'a> Challenge<'a> {
     ///
     /// [`AuthError`] names the first place where the text leaves the grammar.
     pub fn parse_list(text: &'a str) -> Result<Vec<Self>, AuthError> {
+        Self::read_list(Reader::new(text)?)
+    }
+
+    /// As [`Self::parse_list`], but of a parameter given twice the first one counts: nobody behind
+    /// the origin can then change a value by adding another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse_list`], apart from [`AuthError::Duplicate`].
+    pub fn parse_list_first_wins(text: &'a str) -> Result<Vec<Self>, AuthError> {
         let mut reader = Reader::new(text)?;
+        reader.first_wins = true;
+        Self::read_list(reader)
+    }
+
+    fn read_list(mut reader: Reader<'a>) -> Result<Vec<Self>, AuthError> {
         let mut challenges = Vec::new();
         reader.skip_commas();
         while !reader.is_at_end() {
@@ -143,14 +158,23 @@ impl fmt::Display for Challenge<'_> {
     }
 }
 
+/// In runs between the few bytes that need care: values are long, and most have none.
 fn write_quoted(f: &mut fmt::Formatter<'_>, value: &str) -> fmt::Result {
-    for character in value.chars().filter(|character| is_quotable(*character)) {
-        if matches!(character, '"' | '\\') {
+    let needs_care =
+        |byte: u8| matches!(byte, b'"' | b'\\') || byte != b'\t' && byte.is_ascii_control();
+    let mut rest = value;
+    // Only ASCII bytes need care, so all of these are character boundaries.
+    while let Some(at) = rest.bytes().position(needs_care) {
+        let (plain, special) = rest.split_at(at);
+        f.write_str(plain)?;
+        let (special, after) = special.split_at(1);
+        if matches!(special, "\"" | "\\") {
             f.write_char('\\')?;
+            f.write_str(special)?;
         }
-        f.write_char(character)?;
+        rest = after;
     }
-    Ok(())
+    f.write_str(rest)
 }
 
 fn is_quotable(character: char) -> bool {
@@ -160,6 +184,8 @@ fn is_quotable(character: char) -> bool {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// A parameter given twice is no error.
+    first_wins: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -167,7 +193,11 @@ impl<'a> Reader<'a> {
         if text.len() > MAX_LEN {
             Err(AuthError::TooLong)
         } else {
-            Ok(Self { text, at: 0 })
+            Ok(Self {
+                text,
+                at: 0,
+                first_wins: false,
+            })
         }
     }
 
@@ -251,6 +281,9 @@ impl<'a> Reader<'a> {
                 .iter()
                 .any(|(known, _)| known.eq_ignore_ascii_case(name))
             {
+                if self.first_wins {
+                    continue;
+                }
                 return Err(AuthError::Duplicate { at: self.at });
             }
             params.push((name, value));

@@ -11,7 +11,8 @@
 use super::{Budget, Credential, Malformed};
 use crate::encoding::base64_decode_into;
 use crate::hash::Preimage;
-use crate::http::auth::is_token;
+pub use crate::http::credentials::Upstream;
+use crate::http::credentials::{Foreign, Parts, after_scheme};
 
 const SCHEMES: [&[u8]; 2] = [b"L402", b"LSAT"];
 
@@ -34,18 +35,6 @@ impl Authorization {
     }
 }
 
-/// What becomes of the `Authorization` header on its way to the upstream.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Upstream {
-    /// Nothing of ours was in it.
-    #[default]
-    Untouched,
-    /// All of it was ours: remove the header.
-    Removed,
-    /// Put this in its place: the credentials of other schemes.
-    Replaced(Vec<u8>),
-}
-
 /// Reads all values of the `Authorization` header, each perhaps joined from several by commas.
 #[must_use]
 pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Authorization {
@@ -61,12 +50,12 @@ pub fn parse_within<'a>(
     let mut found = Authorization::default();
     let mut foreign = Foreign::default();
     for value in values {
-        for part in Parts(value) {
+        for part in Parts::new(value, after_our_scheme) {
             let Some(ours) = after_our_scheme(part) else {
                 foreign.keep(part);
                 continue;
             };
-            foreign.has_ours = true;
+            foreign.skip();
             match credential(ours, budget) {
                 Ok(credential) => found.credentials.push(credential),
                 Err(malformed) => found.malformed = found.malformed.or(Some(malformed)),
@@ -95,84 +84,6 @@ fn credential(text: &[u8], budget: &mut Budget) -> Result<Credential, Malformed>
     Ok(credential)
 }
 
-/// What follows the scheme if it is one of ours; empty if nothing does. Only a blank should follow
-/// it, but whatever ends the name makes it ours, lest an upstream be more lenient than we are.
 fn after_our_scheme(text: &[u8]) -> Option<&[u8]> {
-    let (scheme, rest) = text.split_at_checked(4)?;
-    let is_ours = SCHEMES.iter().any(|ours| scheme.eq_ignore_ascii_case(ours));
-    let ends_there = rest.first().is_none_or(|byte| !is_token(*byte));
-    (is_ours && ends_there).then(|| rest.trim_ascii())
-}
-
-/// Credentials of other schemes, collected only once something of ours has been seen.
-#[derive(Default)]
-struct Foreign<'a> {
-    parts: Vec<&'a [u8]>,
-    has_ours: bool,
-}
-
-impl<'a> Foreign<'a> {
-    fn keep(&mut self, part: &'a [u8]) {
-        if !part.is_empty() {
-            self.parts.push(part);
-        }
-    }
-
-    fn into_upstream(self) -> Upstream {
-        if !self.has_ours {
-            Upstream::Untouched
-        } else if self.parts.is_empty() {
-            Upstream::Removed
-        } else {
-            Upstream::Replaced(self.parts.join(b", ".as_slice()))
-        }
-    }
-}
-
-/// Splits a header value into credentials of ours and everything between them.
-///
-/// RFC 9110 has no list of credentials, so this is a matter of looks. After any comma the name of
-/// one of our schemes begins a credential of ours, also within a quoted string: a stray quotation
-/// mark must not carry a credential past us. It ends at the next comma after which `scheme 1*SP
-/// something` stands, while `name=value`, `name = value` and anything else belongs to it.
-struct Parts<'a>(&'a [u8]);
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let text = self.0.trim_ascii();
-        if text.is_empty() {
-            return None;
-        }
-        let is_end = if after_our_scheme(text).is_some() {
-            begins_a_scheme
-        } else {
-            |rest: &[u8]| after_our_scheme(rest).is_some()
-        };
-        let mut rest = text;
-        while let Some(comma) = rest.iter().position(|byte| *byte == b',') {
-            rest = rest.get(comma + 1..)?.trim_ascii_start();
-            if is_end(rest) {
-                self.0 = rest;
-                let part = text.get(..text.len() - rest.len())?.trim_ascii_end();
-                return Some(part.strip_suffix(b",").unwrap_or(part).trim_ascii_end());
-            }
-        }
-        self.0 = &[];
-        Some(text)
-    }
-}
-
-fn begins_a_scheme(text: &[u8]) -> bool {
-    let length = text.iter().take_while(|byte| is_token(**byte)).count();
-    let (_, rest) = text.split_at(length);
-    let has_blank = rest.first().is_some_and(|byte| is_blank(*byte));
-    let value = rest.trim_ascii_start().first();
-    let has_value = value.is_some_and(|byte| !matches!(byte, b'=' | b','));
-    length > 0 && has_blank && has_value || after_our_scheme(text).is_some()
-}
-
-const fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t')
+    SCHEMES.iter().find_map(|scheme| after_scheme(text, scheme))
 }
