@@ -21,6 +21,7 @@ pub mod hash;
 pub mod http;
 pub mod keys;
 pub mod l402;
+pub mod lease;
 mod mac;
 pub mod macaroon;
 pub mod payment;

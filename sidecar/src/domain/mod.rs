@@ -6,6 +6,7 @@
 pub mod deny_list;
 pub mod invoice;
 pub mod keys;
+pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod offer;

@@ -1,0 +1,139 @@
+//! What a filter VM and the ledger say to each other about leases (spec/lease).
+//!
+//! A lease is what one VM may spend of one account without asking. Both sides speak in totals that
+//! only grow, and take the larger of what they know: a message that is lost, doubled, late or out
+//! of order does no harm (L1).
+//!
+//! Amounts are in the unit the account sells: satoshis for a session, requests for a bundle.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::encoding::{DecodeError, hex_decode, hex_encode};
+
+macro_rules! hex_id {
+    ($(#[doc = $doc:literal])+ $name:ident, $length:literal) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        pub struct $name(pub [u8; $length]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex_encode(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = DecodeError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                hex_decode(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+hex_id! {
+    /// A session, by the payment hash of its first deposit, or a bundle.
+    AccountId, 32
+}
+
+hex_id! {
+    /// One lease of one account by one VM: random, and never used again once it is final.
+    HolderId, 16
+}
+
+/// `POST` of [`LeasesRequest`]: the reports of one tick of one VM. 200 with [`LeasesAnswer`].
+pub const LEASES_PATH: &str = "/v1/leases";
+/// Most reports in one request.
+pub const MAX_REPORTS: usize = 1_024;
+
+/// Body of `POST /v1/leases`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasesRequest {
+    /// Name of the reporting VM, as in [`crate::api::BootstrapQuery::vm`].
+    pub vm: String,
+    /// At most [`MAX_REPORTS`], one per holder.
+    pub reports: Vec<Report>,
+}
+
+/// Answer to [`LeasesRequest`]: one for each report, in their order.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LeasesAnswer {
+    /// One for each report.
+    pub answers: Vec<Answer>,
+}
+
+/// What a VM says of one lease: totals since the holder began.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The account.
+    pub account: AccountId,
+    /// The lease.
+    pub holder: HolderId,
+    /// Spent, ever, by this holder.
+    pub used: u64,
+    /// How much this holder would like to have been granted, ever: no more than what it has, or
+    /// about one second's worth beyond what it has used.
+    pub want: u64,
+    /// What the request or event that waits now costs; 0 if none waits.
+    pub need: u64,
+    /// What one request or event costs here: how finely the last units are shared out.
+    pub price: u64,
+    /// The VM has stopped spending and returns what is left.
+    pub release: bool,
+}
+
+/// What the ledger says of one lease.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Answer {
+    /// The account.
+    pub account: AccountId,
+    /// The lease. An answer to a lease that the VM no longer has is to be dropped.
+    pub holder: HolderId,
+    /// Granted, ever, to this holder.
+    pub granted: u64,
+    /// Return what is left: someone else needs it, or the account is closing.
+    pub recall: bool,
+    /// The holder has ended; its id must not be used again.
+    pub r#final: bool,
+    /// Even all that is left in the account, whoever holds it, is less than the need.
+    pub short: bool,
+    /// Whether the account can be spent from.
+    pub state: AccountState,
+}
+
+/// Whether an account can be spent from.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountState {
+    /// It can.
+    Open,
+    /// Not any more.
+    Closed,
+    /// There is no such account.
+    Unknown,
+}

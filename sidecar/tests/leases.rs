@@ -1,0 +1,345 @@
+//! Random walks over both sides of the lease protocol, with the real code of both: messages lost,
+//! doubled, delayed and reordered; VMs killed and stopped; rows pruned; close at a random moment.
+//! The checks are those of spec/lease; each of seven planted faults must break one of them.
+//!
+//! One step is one millisecond of both clocks.
+
+#![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+
+use filter::lease::{Leases, Spend, Times as VmTimes};
+use protocol::lease::{AccountId, Answer, HolderId, Report};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use sidecar::domain::lease::{Account, Times};
+
+const VALID: u64 = 20;
+const RECLAIM: u64 = 30;
+const FORGET: u64 = 200;
+const DELAY: u64 = 25;
+const ACCOUNT: AccountId = AccountId([7; 32]);
+
+/// A fault planted between the two sides; the code of both stays as it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fault {
+    /// More is granted than there is.
+    OverGrant,
+    /// Answers to a former holder are taken for the present one's.
+    StaleReply,
+    /// A holder's id is used again.
+    ReusedHolder,
+    /// Nobody is asked to return anything, and nobody does.
+    NoRecall,
+    /// A report that is heard twice is debited twice.
+    DoubleCount,
+    /// Rows of ended holders are forgotten while messages about them are on their way.
+    PrunedEarly,
+    /// Others are recalled although even theirs would not suffice.
+    VainRecall,
+}
+
+struct Vm {
+    price: u64,
+    leases: Leases,
+    /// Steps until it runs again.
+    stopped_until: u64,
+    is_waiting: bool,
+    served_at: u64,
+}
+
+impl Vm {
+    fn new(price: u64, fault: Option<Fault>, random: &mut StdRng) -> Self {
+        let idle_ms = if fault == Some(Fault::NoRecall) {
+            u64::MAX
+        } else {
+            60
+        };
+        let seed = match fault {
+            Some(Fault::ReusedHolder) => [1; 16],
+            _ => random.random(),
+        };
+        let times = VmTimes {
+            valid_ms: VALID,
+            idle_ms,
+        };
+        Self {
+            price,
+            leases: Leases::new(times, seed),
+            stopped_until: 0,
+            is_waiting: false,
+            served_at: 280,
+        }
+    }
+}
+
+enum Message {
+    Report {
+        vm: usize,
+        report: Report,
+        sent: u64,
+    },
+    Answer {
+        vm: usize,
+        answer: Answer,
+        sent: u64,
+    },
+}
+
+impl Message {
+    fn again(&self) -> Self {
+        match self {
+            Self::Report { vm, report, sent } => Self::Report {
+                vm: *vm,
+                report: report.clone(),
+                sent: *sent,
+            },
+            Self::Answer { vm, answer, sent } => Self::Answer {
+                vm: *vm,
+                answer: answer.clone(),
+                sent: *sent,
+            },
+        }
+    }
+}
+
+/// One walk. An error says which promise was broken.
+fn walk(seed: u64, fault: Option<Fault>) -> Result<(), String> {
+    let random = &mut StdRng::seed_from_u64(seed);
+    // In a calm run one VM is left at the end, and must reach the last unit that it can afford.
+    let is_calm = random.random_bool(0.5);
+    let heal = if is_calm { 200 } else { 500 };
+    let close_at = if is_calm {
+        460
+    } else {
+        random.random_range(50..400)
+    };
+    let prices = [(); 3].map(|()| [1, 1, 5, 20][random.random_range(0..4)]);
+    let dearest = prices.into_iter().max().unwrap_or(1);
+    let deposited = random.random_range(1..=60) * dearest * if is_calm { 3 } else { 1 };
+    let mut ledger = Account {
+        deposited,
+        is_open: true,
+        ..Account::default()
+    };
+    let times = Times {
+        reclaim_ms: RECLAIM,
+        closing_ms: RECLAIM,
+        forget_ms: if fault == Some(Fault::PrunedEarly) {
+            5
+        } else {
+            FORGET
+        },
+    };
+    let mut vms = prices.map(|price| Vm::new(price, fault, random));
+    let mut network: Vec<(u64, Message)> = Vec::new();
+    let mut holders: BTreeMap<usize, HolderId> = BTreeMap::new();
+    let mut granted: BTreeMap<HolderId, u64> = BTreeMap::new();
+    let (mut served, mut lost, mut of_the_dead) = (0_u64, 0_u64, 0_u64);
+
+    for now in 1..760_u64 {
+        let (mut due, later): (Vec<_>, Vec<_>) =
+            network.into_iter().partition(|(at, _)| *at <= now);
+        network = later;
+        while !due.is_empty() {
+            let (_, message) = due.swap_remove(random.random_range(0..due.len()));
+            match message {
+                Message::Report { vm, report, sent } => {
+                    let answer = hear(&mut ledger, &report, now, fault, &mut lost);
+                    post(
+                        &mut network,
+                        random,
+                        now,
+                        heal,
+                        &Message::Answer { vm, answer, sent },
+                    );
+                }
+                Message::Answer {
+                    vm,
+                    mut answer,
+                    sent,
+                } => {
+                    if vms[vm].stopped_until > now {
+                        continue;
+                    }
+                    if fault == Some(Fault::StaleReply)
+                        && let Some(holder) = holders.get(&vm)
+                    {
+                        answer.holder = *holder;
+                    }
+                    let most = granted.entry(answer.holder).or_default();
+                    *most = answer.granted.max(*most);
+                    let _ = vms[vm].leases.answered(&answer, sent);
+                }
+            }
+        }
+        for (number, vm) in vms.iter_mut().enumerate() {
+            if vm.stopped_until > now {
+                continue;
+            }
+            let is_rough = now < heal;
+            if is_rough && random.random_bool(0.004) {
+                // Killed: what it held and had not reported is the seller's loss.
+                of_the_dead += holders
+                    .remove(&number)
+                    .and_then(|id| granted.get(&id))
+                    .unwrap_or(&0);
+                *vm = Vm::new(vm.price, fault, random);
+                continue;
+            }
+            if is_rough && random.random_bool(0.004) {
+                vm.stopped_until = now + random.random_range(1..60);
+                continue;
+            }
+            let is_asked = random.random_bool(0.3)
+                && now < close_at + 40
+                && (!is_calm || now < 280 || number == 0);
+            if is_asked || (vm.is_waiting && random.random_bool(0.1)) {
+                match vm.leases.spend(ACCOUNT, vm.price, now) {
+                    Spend::Taken => {
+                        served += vm.price;
+                        (vm.is_waiting, vm.served_at) = (false, now);
+                    }
+                    // In a calm run whoever waits goes on waiting, in vain or not.
+                    Spend::Lacking => vm.is_waiting = is_calm || random.random_bool(0.9),
+                }
+            }
+            if random.random_bool(0.5) {
+                for report in vm.leases.reports(now) {
+                    holders.insert(number, report.holder);
+                    let message = Message::Report {
+                        vm: number,
+                        report,
+                        sent: now,
+                    };
+                    post(&mut network, random, now, heal, &message);
+                }
+            }
+        }
+        ledger.sweep(&times, now);
+        if now == close_at {
+            ledger.close();
+        }
+        let promise = |holds: bool, what: &str| {
+            holds.then_some(()).ok_or_else(|| {
+                format!("{what}: step {now}, served {served}, {ledger:?}, seed {seed}")
+            })
+        };
+        promise(ledger.spent + ledger.held() <= deposited, "overdrawn")?;
+        promise(ledger.spent <= served, "charged for what was not served")?;
+        let can_go_on = ledger.free() + ledger.held() >= prices[0];
+        if is_calm && (360..close_at).contains(&now) && can_go_on {
+            promise(
+                now - vms[0].served_at.max(280) < 70,
+                "units that one VM cannot reach",
+            )?;
+        }
+    }
+    let refund = ledger.refund().ok_or("closed, and never settled")?;
+    if refund + ledger.spent != deposited {
+        return Err(format!("refund {refund} of {ledger:?}"));
+    }
+    if served.saturating_sub(ledger.spent) > of_the_dead + lost {
+        return Err(format!(
+            "the seller lost more than the dead held: served {served}, lost {lost}, dead {of_the_dead}, {ledger:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// The ledger hears a report, with a fault or without.
+fn hear(
+    ledger: &mut Account,
+    report: &Report,
+    now: u64,
+    fault: Option<Fault>,
+    lost: &mut u64,
+) -> Answer {
+    let before = ledger.clone();
+    let mut reported = ledger.report(report, now);
+    *lost += reported.lost_units;
+    let is_live = ledger
+        .holders
+        .get(&report.holder)
+        .is_some_and(|holder| holder.is_live);
+    match fault {
+        Some(Fault::OverGrant) if is_live && !report.release && ledger.is_open => {
+            if let Some(holder) = ledger.holders.get_mut(&report.holder) {
+                holder.granted = holder.granted.max(report.want);
+                reported.answer.granted = holder.granted;
+            }
+        }
+        Some(Fault::DoubleCount) if is_live && report.used > 0 => {
+            let is_repeated = before
+                .holders
+                .get(&report.holder)
+                .is_some_and(|holder| holder.used == report.used);
+            if is_repeated {
+                ledger.spent += report.used.min(ledger.free());
+            }
+        }
+        Some(Fault::NoRecall) => {
+            for holder in ledger.holders.values_mut() {
+                holder.is_recalled = false;
+            }
+            reported.answer.recall &= !ledger.is_open || reported.answer.r#final;
+        }
+        Some(Fault::VainRecall) if reported.answer.short => {
+            for (id, holder) in &mut ledger.holders {
+                holder.is_recalled |= *id != report.holder && holder.is_live;
+            }
+        }
+        _ => {}
+    }
+    reported.answer
+}
+
+/// Puts a message on the way: not at all, once or twice, and each copy as late as it likes.
+fn post(
+    network: &mut Vec<(u64, Message)>,
+    random: &mut StdRng,
+    now: u64,
+    heal: u64,
+    message: &Message,
+) {
+    let is_rough = now < heal;
+    let copies = if is_rough {
+        [0, 1, 1, 1, 2][random.random_range(0..5)]
+    } else {
+        1
+    };
+    for _ in 0..copies {
+        let delay = if is_rough {
+            random.random_range(0..=DELAY)
+        } else {
+            0
+        };
+        network.push((now + delay, message.again()));
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_whatever_happens_to_messages_and_vms() {
+    for seed in 0..2_000 {
+        if let Err(broken) = walk(seed, None) {
+            panic!("{broken}");
+        }
+    }
+}
+
+#[test]
+fn every_planted_fault_breaks_a_promise() {
+    for fault in [
+        Fault::OverGrant,
+        Fault::StaleReply,
+        Fault::ReusedHolder,
+        Fault::NoRecall,
+        Fault::DoubleCount,
+        Fault::PrunedEarly,
+        Fault::VainRecall,
+    ] {
+        let caught = (0..4_000).find_map(|seed| walk(seed, Some(fault)).err());
+        assert!(caught.is_some(), "{fault:?} was not noticed");
+        println!("{fault:?}: {}", caught.unwrap_or_default());
+    }
+}
