@@ -117,7 +117,8 @@ pub struct OfferTemplate {
     pub tier: u8,
     /// Price of the invoice.
     pub price_msat: Msat,
-    /// Life of the token, counted from when the offer is shown at the latest; `None` is for ever.
+    /// Life of the token, counted from when its invoice can be paid at the latest; `None` is for
+    /// ever.
     pub lifetime_seconds: Option<u64>,
     /// `<service>_capabilities`; empty means all, and then no caveat is written.
     pub capabilities: Vec<String>,

@@ -243,7 +243,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
                 amount: template.price_msat,
                 created: now,
                 expires: invoice.expires.max(now),
-                valid_until: token_validity(show_until, template.lifetime_seconds),
+                valid_until: token_validity(invoice.expires, template.lifetime_seconds),
             };
             offers.push(offer(template, invoice, &row, &key, show_until));
             rows.push(row);

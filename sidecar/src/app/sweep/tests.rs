@@ -89,7 +89,9 @@ async fn an_expired_unpaid_offer_is_cancelled_at_the_node_and_forgotten_and_a_pa
     sweeper.sweep().await.unwrap();
     assert_eq!(app.ledger.outstanding().await, Ok(2), "nothing has expired");
 
-    clock.0.fetch_add(600 + GRACE_SECONDS + 1, Ordering::SeqCst);
+    clock
+        .0
+        .fetch_add(600 + LATE_PAYMENT_SECONDS + 1, Ordering::SeqCst);
     sweeper.sweep().await.unwrap();
     assert_eq!(app.ledger.outstanding().await, Ok(0));
     let sales = app.ledger.sales(UnixSeconds(0), 10).await.unwrap();
