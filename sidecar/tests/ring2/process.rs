@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use protocol::encoding::hex_encode;
@@ -15,7 +15,7 @@ use sidecar::domain::ports::Ledger as _;
 use tempfile::TempDir;
 
 use crate::offers::verified;
-use crate::support::{Api, TOKEN, eventually, pay, wish};
+use crate::support::{Api, Sidecar, TOKEN, eventually, pay, wish};
 
 struct Program {
     child: Child,
@@ -38,8 +38,7 @@ fn write_config(dir: &Path) {
     let yaml = format!(
         "listen: {api}\nadmin: {admin}\ntokenFiles: ['{dir}/token']\ndrain: 2s\n\
          ledger: {{ sqlite: {{ path: '{dir}/ledger.db' }} }}\n\
-         lightning: {{ dev: {{ listen: {dev} }} }}\nlog: {{ level: trace }}\n\
-         filters: {{ liveWindow: 1s }}\n"
+         lightning: {{ dev: {{ listen: {dev} }} }}\nlog: {{ level: trace }}\n"
     );
     std::fs::write(format!("{dir}/config.yaml"), yaml).unwrap();
 }
@@ -298,9 +297,15 @@ async fn tokens_are_revoked_by_any_name_from_the_command_line() {
 async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
     let dir = TempDir::new().unwrap();
     write_config(dir.path());
-    let program = Program::start(dir.path()).await;
+    let lightning = "lightning: { dev: { listen: 127.0.0.1:0 } }";
+    // In this process, since no configuration may have so short a window.
+    let program = Sidecar::start_changed(dir, lightning, |config| {
+        config.filters.live_window = Duration::from_secs(1);
+    })
+    .await;
+    let dir = &program.dir;
     let old = program.api.offers(1).await.offers.remove(0);
-    let paid = pay(program.dev, &old.invoice).await.unwrap();
+    let paid = program.pay(&old.invoice).await.unwrap();
     let rotate = ["keys", "rotate", "--config", "config.yaml"];
     assert!(run(dir.path(), &rotate).await.status.success());
     let refused = run(dir.path(), &rotate).await;
@@ -321,7 +326,7 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
     })
     .await;
     let bootstrap = program.api.bootstrap(None).await.unwrap();
-    let paid_fresh = pay(program.dev, &fresh.invoice).await.unwrap();
+    let paid_fresh = program.pay(&fresh.invoice).await.unwrap();
     verified(&bootstrap, &old, &paid).unwrap();
     verified(&bootstrap, &fresh, &paid_fresh).unwrap();
 }
