@@ -153,7 +153,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// Forgets what limits need not remember.
     pub fn tidy_limits(&self) {
         let now = self.clock.monotonic();
-        self.lock_limits().clients.forget_full(now);
+        lock(&self.limits).clients.forget_full(now);
     }
 
     /// Makes at least one offer and at most as many as asked for.
@@ -179,15 +179,15 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
 
     async fn within_limits(&self, request: &OffersRequest) -> Result<Offers, IssueError> {
         check(request)?;
-        let client = request.client.as_ref();
-        let granted = self
-            .lock_limits()
-            .take(client, request.count, self.clock.monotonic())?;
-        let result = self.issue(&request.template, granted).await;
-        let used = result.as_ref().map_or(0, |offers| offers.offers.len());
-        let unused = granted.saturating_sub(u16::try_from(used).unwrap_or(u16::MAX));
-        self.lock_limits().give_back(client, unused);
-        result
+        let mut granted = Granted::take(
+            &self.limits,
+            request.client.as_ref(),
+            request.count,
+            self.clock.monotonic(),
+        )?;
+        let offers = self.issue(&request.template, granted.unused).await?;
+        granted.use_up(offers.offers.len());
+        Ok(offers)
     }
 
     async fn issue(&self, template: &OfferTemplate, count: u16) -> Result<Offers, IssueError> {
@@ -261,10 +261,6 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
         let [_, random @ ..] = self.random.secret()?;
         Ok(TokenId::new(generation, random))
     }
-
-    fn lock_limits(&self) -> MutexGuard<'_, Limits> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn offer(
@@ -332,6 +328,45 @@ fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
+/// What a request may use of the limits. What it did not use goes back when this is dropped, so
+/// that a request that was given up at its deadline costs its client nothing.
+struct Granted<'a> {
+    limits: &'a Mutex<Limits>,
+    client: Option<&'a ClientHint>,
+    unused: u16,
+}
+
+impl<'a> Granted<'a> {
+    fn take(
+        limits: &'a Mutex<Limits>,
+        client: Option<&'a ClientHint>,
+        want: u16,
+        now: Duration,
+    ) -> Result<Self, IssueError> {
+        let unused = lock(limits).take(client, want, now)?;
+        Ok(Self {
+            limits,
+            client,
+            unused,
+        })
+    }
+
+    fn use_up(&mut self, count: usize) {
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        self.unused = self.unused.saturating_sub(count);
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        lock(self.limits).give_back(self.client, self.unused);
+    }
+}
+
+fn lock(limits: &Mutex<Limits>) -> MutexGuard<'_, Limits> {
+    limits.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Limits {
     fn new(config: &OffersConfig, now: Duration) -> Self {
         let per_minute = f64::from(config.per_client_per_minute);
@@ -387,3 +422,6 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
