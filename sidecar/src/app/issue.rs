@@ -10,7 +10,7 @@ use protocol::api::{
 use protocol::l402::{Identifier, TokenId, caveats_for, mint};
 use protocol::time::UnixSeconds;
 
-use super::pool::{PoolError, PoolKey, Pools};
+use super::pool::{PoolError, PoolKey, Pools, Standing};
 use super::state::{IssuingKey, StateError, StateKeeper};
 use crate::config::OffersConfig;
 use crate::domain::invoice::Invoice;
@@ -185,17 +185,28 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
             request.count,
             self.clock.monotonic(),
         )?;
-        let offers = self.issue(&request.template, granted.unused).await?;
+        let standing = match &request.client {
+            Some(client) if client.has_paid => Standing::HasPaid,
+            _ => Standing::New,
+        };
+        let offers = self
+            .issue(&request.template, granted.unused, standing)
+            .await?;
         granted.use_up(offers.offers.len());
         Ok(offers)
     }
 
-    async fn issue(&self, template: &OfferTemplate, count: u16) -> Result<Offers, IssueError> {
+    async fn issue(
+        &self,
+        template: &OfferTemplate,
+        count: u16,
+        standing: Standing,
+    ) -> Result<Offers, IssueError> {
         let key = PoolKey {
             service: template.service.clone(),
             amount: template.price_msat,
         };
-        let taken = self.pools.take(&key, count, PATIENCE).await?;
+        let taken = self.pools.take(&key, count, standing, PATIENCE).await?;
         let result = self.hand_out(template, taken.invoices()).await;
         match &result {
             Ok(_) => taken.written(),
