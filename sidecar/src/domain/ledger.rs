@@ -1,5 +1,6 @@
 //! What the ledger holds and what can be asked of it.
 
+use protocol::api::MAX_REVOCATIONS;
 use protocol::hash::PaymentHash;
 use protocol::l402::TokenId;
 use protocol::time::UnixSeconds;
@@ -89,6 +90,13 @@ pub enum LedgerError {
     /// The rotation must wait.
     #[error(transparent)]
     Held(#[from] RotationHeld),
+    /// No more tokens can be refused one by one.
+    #[error(
+        "the deny list is full: {MAX_REVOCATIONS} tokens are on it, and a filter that starts reads \
+         no longer one. Entries leave it when their tokens expire; to refuse many tokens at once, \
+         rotate the key and revoke its generation (`boltgate keys revoke`)"
+    )]
+    DenyListFull,
     /// The ledger is being closed.
     #[error("ledger is closed")]
     Closed,

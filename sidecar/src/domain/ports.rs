@@ -161,7 +161,8 @@ pub trait Ledger: Send + Sync + 'static {
         now_millis: u64,
     ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
 
-    /// Refuses a token from now on. `false` if it was refused already.
+    /// Refuses a token from now on. `false` if it was refused already; fails when
+    /// [`MAX_REVOCATIONS`](protocol::api::MAX_REVOCATIONS) are.
     fn revoke(
         &self,
         revocation: NewRevocation,

@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use protocol::amount::Msat;
+use protocol::api::MAX_REVOCATIONS;
 use protocol::l402::TokenId;
 use tempfile::TempDir;
 
@@ -151,4 +152,34 @@ async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() 
         ));
     }
     assert_eq!(ledger.outstanding().await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_full_deny_list_takes_no_more_and_says_why() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let revoke = |hash: [u8; 32]| {
+        let revocation = NewRevocation {
+            identifier_hash: hash,
+            expires: Validity::Forever,
+            at: UnixSeconds(1),
+        };
+        ledger.revoke(revocation, 1)
+    };
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute(
+            "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO revocations (identifier_hash, added_version, created_at)
+             SELECT CAST(printf('%032d', i) AS BLOB), 1, 1 FROM n",
+            [MAX_REVOCATIONS as i64],
+        )
+        .unwrap();
+    assert_eq!(revoke([1; 32]).await, Ok(true), "the last one");
+    let full = revoke([2; 32]).await;
+    assert_eq!(full, Err(LedgerError::DenyListFull));
+    let why = LedgerError::DenyListFull.to_string();
+    assert!(why.contains("60000 tokens"), "{why}");
+    assert_eq!(revoke([1; 32]).await, Ok(false), "revoked before");
 }
