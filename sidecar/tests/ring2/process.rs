@@ -294,7 +294,7 @@ async fn tokens_are_revoked_by_any_name_from_the_command_line() {
 }
 
 #[tokio::test]
-async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
+async fn keys_rotate_while_serving_and_old_tokens_stay_good_until_their_key_is_revoked() {
     let dir = TempDir::new().unwrap();
     write_config(dir.path());
     let lightning = "lightning: { dev: { listen: 127.0.0.1:0 } }";
@@ -328,6 +328,35 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
     let bootstrap = program.api.bootstrap(None).await.unwrap();
     let paid_fresh = program.pay(&fresh.invoice).await.unwrap();
     verified(&bootstrap, &old, &paid).unwrap();
+    verified(&bootstrap, &fresh, &paid_fresh).unwrap();
+
+    // Somebody may know the old key.
+    let revoke = |generation| {
+        let revoke = ["keys", "revoke", "--config", "config.yaml", "--generation"];
+        [&revoke, [generation].as_slice()].concat()
+    };
+    let current = run(dir.path(), &revoke("1")).await;
+    assert_eq!(current.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&current.stderr).contains("generation 1 is current: rotate"));
+    let asked = run(dir.path(), &revoke("0")).await;
+    assert_eq!(asked.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(told.contains("generation 0, 1 sold tokens"), "{told}");
+    assert_eq!(program.api.bootstrap(None).await.unwrap().keys.len(), 2);
+    let revoked = run(dir.path(), &[revoke("0").as_slice(), &["--yes"]].concat()).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    let begun = Instant::now();
+    let bootstrap = eventually("the end of the old key", async || {
+        let known = known.as_deref();
+        program
+            .api
+            .bootstrap(known)
+            .await
+            .filter(|b| b.keys.len() == 1)
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(verified(&bootstrap, &old, &paid).is_err());
     verified(&bootstrap, &fresh, &paid_fresh).unwrap();
 }
 

@@ -4,7 +4,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::adapters::lightning::dev::PayError;
+use crate::adapters::system::SystemRandom;
 use crate::app::fixture::{ManualClock, OFFERS, app, wish};
+use crate::app::keys::MasterKeys;
 
 #[tokio::test]
 async fn an_expired_unpaid_offer_is_cancelled_at_the_node_and_forgotten_and_a_paid_one_kept() {
@@ -42,4 +44,24 @@ async fn an_expired_unpaid_offer_is_cancelled_at_the_node_and_forgotten_and_a_pa
     sweeper.sweep().await.unwrap();
     assert!(app.ledger.find_offer(name).await.unwrap().is_none());
     assert_eq!(app.ledger.sales(UnixSeconds(0), 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_offered_under_a_revoked_key_cannot_be_paid_any_more() {
+    let dir = TempDir::new().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let (app, node) = app(&dir, &clock, OFFERS).await;
+    let offer = app.issuer.offers(&wish()).await.unwrap().offers.remove(0);
+    let key = MasterKeys::new(Vec::new(), None).next_key(&[], &SystemRandom);
+    let now = clock.unix_millis();
+    let key = key.unwrap().unwrap();
+    app.ledger.begin_rotation(key, now).await.unwrap();
+    app.ledger.promote(1, now).await.unwrap();
+    app.ledger.revoke_generation(0, now).await.unwrap();
+    clock
+        .0
+        .fetch_add(LATE_PAYMENT_SECONDS + 1, Ordering::SeqCst);
+    Sweeper::new(&app).sweep().await.unwrap();
+    let refused = node.pay(&offer.invoice, None).await.unwrap_err();
+    assert!(matches!(refused, PayError::Cancelled), "{refused}");
 }
