@@ -20,6 +20,7 @@ use crate::config::{Config, LightningConfig};
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random};
 use crate::http::serve::Door;
+use crate::http::silence::Silence;
 use crate::http::{admin, api};
 use crate::metrics::Metrics;
 
@@ -105,7 +106,12 @@ pub async fn start(
                 Arc::clone(&clock),
                 Arc::clone(&random),
             )?;
-            let door = Door::open(listen, dev::http::router(node.clone())).await?;
+            let door = Door::open(
+                listen,
+                dev::http::router(node.clone()),
+                Silence::between_requests(),
+            )
+            .await?;
             start_with(config, node, Some(door), clock, random, shutdown).await
         }
         LightningConfig::Lnd {
@@ -187,11 +193,21 @@ impl Doors {
             app: Arc::clone(app),
             tokens: config.tokens.clone(),
         };
-        let mut api = Door::open(config.listen, api::router(state)).await?;
+        let mut api = Door::open(
+            config.listen,
+            api::router(state),
+            Silence::until_authenticated(),
+        )
+        .await?;
         if let Some(files) = &config.tls {
             api = api.with_tls(files)?;
         }
-        let admin = Door::open(config.admin, admin::router(Arc::clone(app))).await?;
+        let admin = Door::open(
+            config.admin,
+            admin::router(Arc::clone(app)),
+            Silence::between_requests(),
+        )
+        .await?;
         Ok(Self { api, admin, dev })
     }
 

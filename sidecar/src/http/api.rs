@@ -24,6 +24,7 @@ use protocol::api::{
 use serde::Serialize;
 
 use super::problem::ApiProblem;
+use super::silence::Proof;
 use crate::app::App;
 use crate::config::BearerTokens;
 use crate::domain::ports::{Ledger, Lightning};
@@ -73,6 +74,9 @@ async fn guard<L: Ledger, N: Lightning>(
         _ => Route::Other,
     };
     let mut response = if is_authorized(&state.tokens, request.headers()) {
+        if let Some(connection) = request.extensions().get::<Proof>() {
+            connection.give();
+        }
         let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
         answered.unwrap_or_else(|_| ApiProblem::unavailable("took too long").into_response())
     } else {

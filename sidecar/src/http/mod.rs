@@ -5,3 +5,4 @@ pub mod api;
 pub mod client;
 mod problem;
 pub mod serve;
+pub mod silence;
