@@ -33,8 +33,10 @@ pub(super) fn everything(
             `plainHttp: mesh` where a mesh encrypts it",
         );
     }
-    let tokens = secrets::bearer_tokens(&mut root, environment);
-    let (master_keys, master_key_file) = secrets::master_keys(&mut root, environment);
+    let mut warnings = Vec::new();
+    let tokens = secrets::bearer_tokens(&mut root, environment, &mut warnings);
+    let (master_keys, master_key_file) =
+        secrets::master_keys(&mut root, environment, &mut warnings);
     let ledger = ledger(&mut root);
     let lightning = lightning(&mut root);
     let offers = offers(root.section_or_default("offers"));
@@ -55,6 +57,7 @@ pub(super) fn everything(
         filters,
         drain,
         log,
+        warnings,
     })
 }
 

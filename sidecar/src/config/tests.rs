@@ -173,6 +173,31 @@ fn a_secret_that_is_missing_or_too_short_is_named_and_never_shown() {
     assert!(found[0].to_string().contains("BOLTGATE_TOKEN"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_secret_file_that_everybody_may_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |name: &str, text: &str, mode| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let warnings = |mode| {
+        let token = secret("token", "a-token-of-some-length", mode);
+        let master = secret("master", &"ab".repeat(32), mode);
+        let file = format!("{SMALLEST}tokenFiles: ['{token}']\nmasterKeyFile: '{master}'\n");
+        load(&sources(&file), |_| None).unwrap().warnings
+    };
+    assert_eq!(warnings(0o600), Vec::<String>::new());
+    assert_eq!(warnings(0o440), Vec::<String>::new(), "as Kubernetes does");
+    let found = warnings(0o644);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("tokenFiles: ") && found[0].contains("mode 644"));
+    assert!(found[1].starts_with("masterKeyFile: "));
+}
+
 /// Sections of the schema: path and names of what is in it.
 fn sections(schema: &Json, path: &str, out: &mut BTreeMap<String, BTreeSet<String>>) {
     let Some(properties) = schema.get("properties").and_then(Json::as_object) else {

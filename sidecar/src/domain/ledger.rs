@@ -90,6 +90,19 @@ pub enum LedgerError {
     /// The file is something else.
     #[error("not a ledger of boltgate: {0}")]
     Foreign(String),
+    /// Others could read the master keys in it, and we cannot prevent it.
+    #[error(
+        "ledger {file} has mode {mode}, so others can read its keys, and that cannot be changed \
+         ({error}): give it to the sidecar's user with `chown`, or `chmod 600` it"
+    )]
+    Exposed {
+        /// Which file.
+        file: String,
+        /// Its mode, octal.
+        mode: String,
+        /// Why it stays so.
+        error: String,
+    },
     /// Another process of ours has it.
     #[error("ledger is in use by another sidecar: {0}")]
     InUse(String),

@@ -7,6 +7,7 @@
 
 mod migrate;
 mod open;
+mod private;
 mod reader;
 mod statements;
 mod writer;
