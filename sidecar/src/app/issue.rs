@@ -1,21 +1,21 @@
 //! Offers: limits first, then an invoice from the pool, a token for it, a durable row, and out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod limits;
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::amount::Msat;
-use protocol::api::{
-    ClientHint, MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate, Offers, OffersRequest,
-};
+use protocol::api::{MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate, Offers, OffersRequest};
 use protocol::l402::{Identifier, TokenId, caveats_for, mint};
 use protocol::time::UnixSeconds;
 
+use self::limits::{Granted, Limits, lock};
 use super::pool::{PoolError, PoolKey, Pools, Standing};
 use super::state::{IssuingKey, StateError, StateKeeper};
 use crate::config::OffersConfig;
 use crate::domain::invoice::Invoice;
 use crate::domain::ledger::{LedgerError, OfferBatch};
-use crate::domain::limits::{Bucket, Buckets, Quota};
 use crate::domain::offer::{OfferRow, Scheme, Validity, token_validity};
 use crate::domain::ports::{Clock, Ledger, Lightning, Random, RandomError};
 use crate::metrics::{Metrics, OfferLabels, OfferOutcome};
@@ -25,8 +25,6 @@ use crate::metrics::{Metrics, OfferLabels, OfferOutcome};
 const PATIENCE: Duration = Duration::from_millis(2_300);
 /// The same for the whole request.
 const DEADLINE: Duration = Duration::from_millis(2_800);
-/// Client prefixes whose limits are remembered.
-const MOST_CLIENTS: usize = 100_000;
 /// When to come again after a fault of ours.
 const RETRY_SOON: Duration = Duration::from_secs(2);
 /// When to come again when all unpaid invoices are out: some will have expired.
@@ -105,13 +103,6 @@ pub struct Issuer<L, N> {
     metrics: Arc<Metrics>,
 }
 
-struct Limits {
-    overall: Bucket,
-    quota: Quota,
-    clients: Buckets,
-    paid_factor: u32,
-}
-
 impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// With full limits.
     #[must_use]
@@ -153,7 +144,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// Forgets what limits need not remember.
     pub fn tidy_limits(&self) {
         let now = self.clock.monotonic();
-        lock(&self.limits).clients.forget_full(now);
+        lock(&self.limits).forget_full(now);
     }
 
     /// Makes at least one offer and at most as many as asked for.
@@ -337,101 +328,6 @@ fn is_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-}
-
-/// What a request may use of the limits. What it did not use goes back when this is dropped, so
-/// that a request that was given up at its deadline costs its client nothing.
-struct Granted<'a> {
-    limits: &'a Mutex<Limits>,
-    client: Option<&'a ClientHint>,
-    unused: u16,
-}
-
-impl<'a> Granted<'a> {
-    fn take(
-        limits: &'a Mutex<Limits>,
-        client: Option<&'a ClientHint>,
-        want: u16,
-        now: Duration,
-    ) -> Result<Self, IssueError> {
-        let unused = lock(limits).take(client, want, now)?;
-        Ok(Self {
-            limits,
-            client,
-            unused,
-        })
-    }
-
-    fn use_up(&mut self, count: usize) {
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
-        self.unused = self.unused.saturating_sub(count);
-    }
-}
-
-impl Drop for Granted<'_> {
-    fn drop(&mut self) {
-        lock(self.limits).give_back(self.client, self.unused);
-    }
-}
-
-fn lock(limits: &Mutex<Limits>) -> MutexGuard<'_, Limits> {
-    limits.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Limits {
-    fn new(config: &OffersConfig, now: Duration) -> Self {
-        let per_minute = f64::from(config.per_client_per_minute);
-        let client = Quota {
-            per_second: per_minute / 60.0,
-            burst: per_minute,
-        };
-        Self {
-            overall: Bucket::full(now),
-            quota: Quota {
-                per_second: f64::from(config.per_second),
-                burst: f64::from(config.burst),
-            },
-            clients: Buckets::new(client, MOST_CLIENTS, now),
-            paid_factor: config.paid_factor,
-        }
-    }
-
-    fn take(
-        &mut self,
-        client: Option<&ClientHint>,
-        want: u16,
-        now: Duration,
-    ) -> Result<u16, IssueError> {
-        let mut granted = want;
-        if let Some(client) = client {
-            let factor = if client.has_paid { self.paid_factor } else { 1 };
-            granted = self
-                .clients
-                .take(&client.prefix, want, factor, now)
-                .map_err(IssueError::LimitedClient)?;
-        }
-        match self.overall.take(granted, self.quota, now) {
-            Ok(overall) => {
-                self.give_back_client(client, granted.saturating_sub(overall));
-                Ok(overall)
-            }
-            Err(wait) => {
-                self.give_back_client(client, granted);
-                Err(IssueError::LimitedOverall(wait))
-            }
-        }
-    }
-
-    fn give_back(&mut self, client: Option<&ClientHint>, count: u16) {
-        self.overall.give_back(count);
-        self.give_back_client(client, count);
-    }
-
-    fn give_back_client(&mut self, client: Option<&ClientHint>, count: u16) {
-        if let Some(client) = client {
-            self.clients.give_back(&client.prefix, count);
-        }
-    }
 }
 
 #[cfg(test)]
