@@ -25,6 +25,13 @@ pub const OFFERS_PATH: &str = "/v1/offers";
 /// Most offers that one request may ask for.
 pub const MAX_OFFERS_PER_REQUEST: u16 = 256;
 
+/// Longest answer that a filter reads; a longer one is no answer to it. The sidecar keeps every
+/// answer below it: see [`MAX_REVOCATIONS`].
+pub const MAX_ANSWER_LEN: usize = 4 * 1024 * 1024;
+/// Most hashes in [`Revocations`], additions and removals together: with the keys of all 256
+/// generations they fit into [`MAX_ANSWER_LEN`].
+pub const MAX_REVOCATIONS: usize = 60_000;
+
 /// Query string of `GET /v1/bootstrap`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BootstrapQuery {
@@ -117,7 +124,8 @@ pub struct OfferTemplate {
     pub tier: u8,
     /// Price of the invoice.
     pub price_msat: Msat,
-    /// Life of the token, counted from when the offer is shown at the latest; `None` is for ever.
+    /// Life of the token, counted from when its invoice can be paid at the latest; `None` is for
+    /// ever.
     pub lifetime_seconds: Option<u64>,
     /// `<service>_capabilities`; empty means all, and then no caveat is written.
     pub capabilities: Vec<String>,
@@ -223,5 +231,31 @@ impl std::fmt::Debug for Offer {
             .field("payment_hash", &self.payment_hash)
             .field("show_until", &self.show_until)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_revocations_as_there_may_be_fit_into_an_answer_with_every_key() {
+        let hash = "ab".repeat(32);
+        let keys = (0..=u8::MAX).map(|generation| KeyGeneration {
+            generation,
+            state: KeyState::Retired,
+            l402: hash.clone(),
+        });
+        let bootstrap = Bootstrap {
+            version: format!("{}.{}", "ab".repeat(16), u64::MAX),
+            keys: keys.collect(),
+            revocations: Revocations {
+                full: false,
+                add: vec![hash; MAX_REVOCATIONS],
+                remove: Vec::new(),
+            },
+        };
+        let answer = serde_json::to_vec(&bootstrap).unwrap();
+        assert!(answer.len() < MAX_ANSWER_LEN, "{}", answer.len());
     }
 }

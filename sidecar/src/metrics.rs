@@ -133,6 +133,7 @@ pub struct Metrics {
     pub filters_live: Gauge,
     pub generations: Family<StateLabels, Gauge>,
     pub revocations: Gauge,
+    pub revocations_limit: Gauge,
 }
 
 /// From 0.5 ms to 8 s.
@@ -166,6 +167,7 @@ impl Metrics {
             filters_live: Gauge::default(),
             generations: Family::default(),
             revocations: Gauge::default(),
+            revocations_limit: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -257,6 +259,11 @@ impl Metrics {
             "revocations",
             "Tokens on the deny list",
             self.revocations.clone(),
+        );
+        registry.register(
+            "revocations_limit",
+            "Most tokens that the deny list can have",
+            self.revocations_limit.clone(),
         );
     }
 }

@@ -24,6 +24,7 @@ use crate::domain::ledger::LedgerError;
 use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random};
 use crate::files::follow;
 use crate::http::serve::Door;
+use crate::http::silence::Silence;
 use crate::http::{admin, api, tls};
 use crate::metrics::Metrics;
 
@@ -91,6 +92,9 @@ pub async fn start(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Running, StartError> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     match config.lightning.clone() {
@@ -109,7 +113,12 @@ pub async fn start(
                 Arc::clone(&clock),
                 Arc::clone(&random),
             )?;
-            let door = Door::open(listen, dev::http::router(node.clone())).await?;
+            let door = Door::open(
+                listen,
+                dev::http::router(node.clone()),
+                Silence::between_requests(),
+            )
+            .await?;
             start_with(config, node, Some(door), clock, random, shutdown).await
         }
         LightningConfig::Lnd {
@@ -201,13 +210,23 @@ impl Doors {
             app: Arc::clone(app),
             tokens: presented,
         };
-        let mut api = Door::open(config.listen, api::router(state)).await?;
+        let mut api = Door::open(
+            config.listen,
+            api::router(state),
+            Silence::until_authenticated(),
+        )
+        .await?;
         if let Some(files) = &config.tls {
             let (acceptor, accepting) = watch::channel(tls::acceptor(files)?);
             followers.push(follow_tls(files.clone(), acceptor));
             api = api.with_tls(accepting);
         }
-        let admin = Door::open(config.admin, admin::router(Arc::clone(app))).await?;
+        let admin = Door::open(
+            config.admin,
+            admin::router(Arc::clone(app)),
+            Silence::between_requests(),
+        )
+        .await?;
         Ok(Self {
             api,
             admin,

@@ -1,21 +1,21 @@
 //! Offers: limits first, then an invoice from the pool, a token for it, a durable row, and out.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod limits;
+
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::amount::Msat;
-use protocol::api::{
-    ClientHint, MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate, Offers, OffersRequest,
-};
+use protocol::api::{MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate, Offers, OffersRequest};
 use protocol::l402::{Identifier, TokenId, caveats_for, mint};
 use protocol::time::UnixSeconds;
 
-use super::pool::{PoolError, PoolKey, Pools};
+use self::limits::{Granted, Limits, lock};
+use super::pool::{PoolError, PoolKey, Pools, Standing};
 use super::state::{IssuingKey, StateError, StateKeeper};
 use crate::config::OffersConfig;
 use crate::domain::invoice::Invoice;
 use crate::domain::ledger::{LedgerError, OfferBatch};
-use crate::domain::limits::{Bucket, Buckets, Quota};
 use crate::domain::offer::{OfferRow, Scheme, Validity, token_validity};
 use crate::domain::ports::{Clock, Ledger, Lightning, Random, RandomError};
 use crate::metrics::{Metrics, OfferLabels, OfferOutcome};
@@ -25,8 +25,6 @@ use crate::metrics::{Metrics, OfferLabels, OfferOutcome};
 const PATIENCE: Duration = Duration::from_millis(2_300);
 /// The same for the whole request.
 const DEADLINE: Duration = Duration::from_millis(2_800);
-/// Client prefixes whose limits are remembered.
-const MOST_CLIENTS: usize = 100_000;
 /// When to come again after a fault of ours.
 const RETRY_SOON: Duration = Duration::from_secs(2);
 /// When to come again when all unpaid invoices are out: some will have expired.
@@ -105,13 +103,6 @@ pub struct Issuer<L, N> {
     metrics: Arc<Metrics>,
 }
 
-struct Limits {
-    overall: Bucket,
-    quota: Quota,
-    clients: Buckets,
-    paid_factor: u32,
-}
-
 impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// With full limits.
     #[must_use]
@@ -153,7 +144,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// Forgets what limits need not remember.
     pub fn tidy_limits(&self) {
         let now = self.clock.monotonic();
-        self.lock_limits().clients.forget_full(now);
+        lock(&self.limits).forget_full(now);
     }
 
     /// Makes at least one offer and at most as many as asked for.
@@ -179,23 +170,34 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
 
     async fn within_limits(&self, request: &OffersRequest) -> Result<Offers, IssueError> {
         check(request)?;
-        let client = request.client.as_ref();
-        let granted = self
-            .lock_limits()
-            .take(client, request.count, self.clock.monotonic())?;
-        let result = self.issue(&request.template, granted).await;
-        let used = result.as_ref().map_or(0, |offers| offers.offers.len());
-        let unused = granted.saturating_sub(u16::try_from(used).unwrap_or(u16::MAX));
-        self.lock_limits().give_back(client, unused);
-        result
+        let mut granted = Granted::take(
+            &self.limits,
+            request.client.as_ref(),
+            request.count,
+            self.clock.monotonic(),
+        )?;
+        let standing = match &request.client {
+            Some(client) if client.has_paid => Standing::HasPaid,
+            _ => Standing::New,
+        };
+        let offers = self
+            .issue(&request.template, granted.unused, standing)
+            .await?;
+        granted.use_up(offers.offers.len());
+        Ok(offers)
     }
 
-    async fn issue(&self, template: &OfferTemplate, count: u16) -> Result<Offers, IssueError> {
+    async fn issue(
+        &self,
+        template: &OfferTemplate,
+        count: u16,
+        standing: Standing,
+    ) -> Result<Offers, IssueError> {
         let key = PoolKey {
             service: template.service.clone(),
             amount: template.price_msat,
         };
-        let taken = self.pools.take(&key, count, PATIENCE).await?;
+        let taken = self.pools.take(&key, count, standing, PATIENCE).await?;
         let result = self.hand_out(template, taken.invoices()).await;
         match &result {
             Ok(_) => taken.written(),
@@ -243,7 +245,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
                 amount: template.price_msat,
                 created: now,
                 expires: invoice.expires.max(now),
-                valid_until: token_validity(show_until, template.lifetime_seconds),
+                valid_until: token_validity(invoice.expires, template.lifetime_seconds),
             };
             offers.push(offer(template, invoice, &row, &key, show_until));
             rows.push(row);
@@ -260,10 +262,6 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     fn token_id(&self, generation: u8) -> Result<TokenId, RandomError> {
         let [_, random @ ..] = self.random.secret()?;
         Ok(TokenId::new(generation, random))
-    }
-
-    fn lock_limits(&self) -> MutexGuard<'_, Limits> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -332,58 +330,5 @@ fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-impl Limits {
-    fn new(config: &OffersConfig, now: Duration) -> Self {
-        let per_minute = f64::from(config.per_client_per_minute);
-        let client = Quota {
-            per_second: per_minute / 60.0,
-            burst: per_minute,
-        };
-        Self {
-            overall: Bucket::full(now),
-            quota: Quota {
-                per_second: f64::from(config.per_second),
-                burst: f64::from(config.burst),
-            },
-            clients: Buckets::new(client, MOST_CLIENTS, now),
-            paid_factor: config.paid_factor,
-        }
-    }
-
-    fn take(
-        &mut self,
-        client: Option<&ClientHint>,
-        want: u16,
-        now: Duration,
-    ) -> Result<u16, IssueError> {
-        let mut granted = want;
-        if let Some(client) = client {
-            let factor = if client.has_paid { self.paid_factor } else { 1 };
-            granted = self
-                .clients
-                .take(&client.prefix, want, factor, now)
-                .map_err(IssueError::LimitedClient)?;
-        }
-        match self.overall.take(granted, self.quota, now) {
-            Ok(overall) => {
-                self.give_back_client(client, granted.saturating_sub(overall));
-                Ok(overall)
-            }
-            Err(wait) => {
-                self.give_back_client(client, granted);
-                Err(IssueError::LimitedOverall(wait))
-            }
-        }
-    }
-
-    fn give_back(&mut self, client: Option<&ClientHint>, count: u16) {
-        self.overall.give_back(count);
-        self.give_back_client(client, count);
-    }
-
-    fn give_back_client(&mut self, client: Option<&ClientHint>, count: u16) {
-        if let Some(client) = client {
-            self.clients.give_back(&client.prefix, count);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -39,9 +39,10 @@ impl MasterKeys {
             .map_or_else(|| made(random), |key| Ok(from_file(key)))
     }
 
-    /// The key for a rotation beside the `present` generations: of the operator's keys the first
-    /// that is no generation yet; where the operator gives none, a new one. `None`: the operator
-    /// gives keys and all are in use.
+    /// The key for a rotation beside the `present` generations: of the operator's keys the one
+    /// after the newest that is a generation, since those before it were used and may have been
+    /// revoked; where the operator gives none, a new one. `None`: the operator gives keys and all
+    /// have been in use.
     ///
     /// # Errors
     /// There is no randomness.
@@ -54,12 +55,13 @@ impl MasterKeys {
         if keys.is_empty() {
             return made(random).map(Some);
         }
-        let unused = keys.iter().map(from_file).find(|key| {
+        let is_present = |key: &NewKey| {
             present
                 .iter()
-                .all(|generation| generation.fingerprint != key.fingerprint)
-        });
-        Ok(unused)
+                .any(|generation| generation.fingerprint == key.fingerprint)
+        };
+        let unused = keys.iter().map(from_file).rev();
+        Ok(unused.take_while(|key| !is_present(key)).last())
     }
 
     /// The bytes of a generation, if they can be found.
@@ -111,4 +113,41 @@ fn fingerprint(master: &MasterSecret) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new((&*block).into());
     mac.update(FINGERPRINT_LABEL);
     mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::api::KeyState;
+    use protocol::time::UnixSeconds;
+
+    use super::*;
+    use crate::adapters::system::SystemRandom;
+    use crate::domain::deny_list::Version;
+
+    fn generation(of: &MasterSecret) -> Generation {
+        Generation {
+            id: 0,
+            state: KeyState::Current,
+            source: KeySource::File,
+            fingerprint: fingerprint(of),
+            issued: None,
+            added: Version(1),
+            created: UnixSeconds(1),
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_used_before_and_is_gone_is_not_used_again() {
+        let file: Vec<_> = (1..=3).map(|n| MasterSecret::new([n; 32])).collect();
+        let keys = MasterKeys::new(file.clone(), None);
+        let next = |present: &[Generation]| {
+            let next = keys.next_key(present, &SystemRandom).unwrap();
+            next.map(|key| key.fingerprint)
+        };
+        // The first one was revoked.
+        assert_eq!(next(&[generation(&file[1])]), Some(fingerprint(&file[2])));
+        assert_eq!(next(&[generation(&file[2])]), None);
+        let made_here = MasterSecret::new([9; 32]);
+        assert_eq!(next(&[generation(&made_here)]), Some(fingerprint(&file[0])));
+    }
 }

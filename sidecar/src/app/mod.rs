@@ -9,6 +9,8 @@
 //! | [`sweep`] | what expired |
 //! | [`node`] | how the node is; measured calls |
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod issue;
 pub mod keys;
 pub mod node;

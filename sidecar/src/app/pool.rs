@@ -4,8 +4,13 @@
 //! wait for the node. Each invoice is handed out once. What has too little life left is dropped;
 //! a pool without demand is emptied and its invoices are cancelled at the node. Who finds a pool
 //! empty waits, for a bounded time and in a bounded queue, and gets the next invoice made.
+//!
+//! Of the invoices that may be unpaid at a time a part is kept for clients that have paid before,
+//! who also wait before all others: strangers who never pay cannot stop sales to customers.
 
 mod demand;
+mod queue;
+mod room;
 mod single;
 mod taken;
 
@@ -18,6 +23,8 @@ use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use tokio::sync::{Semaphore, oneshot};
 
+use self::room::Room;
+pub use self::room::Standing;
 use self::single::Pool;
 pub use self::taken::Taken;
 use super::node::Node;
@@ -144,10 +151,11 @@ impl<N: Lightning> Pools<N> {
         self: &Arc<Self>,
         key: &PoolKey,
         want: u16,
+        standing: Standing,
         patience: Duration,
     ) -> Result<Taken<N>, PoolError> {
         let want = usize::from(want.max(1));
-        let mut waiter = match self.ask(key, want)? {
+        let mut waiter = match self.ask(key, want, standing)? {
             Asked::Ready(ready) => return Ok(self.taken(key, ready)),
             Asked::Queued(waiter) => waiter,
         };
@@ -214,10 +222,16 @@ impl<N: Lightning> Pools<N> {
     }
 
     /// Takes what is ready, or a place in the queue.
-    fn ask(self: &Arc<Self>, key: &PoolKey, want: usize) -> Result<Asked, PoolError> {
+    fn ask(
+        self: &Arc<Self>,
+        key: &PoolKey,
+        want: usize,
+        standing: Standing,
+    ) -> Result<Asked, PoolError> {
         let now = self.clock.monotonic();
         let mut pools = self.lock();
         let waiting: usize = pools.values().map(|pool| pool.waiting.len()).sum();
+        let room = self.room(&pools).of(standing);
         let pool = pools.entry(key.clone()).or_insert_with(|| Pool::new(now));
         pool.demand.add(want, now);
         // Invoices too close to their end stay in front, where the next tick finds them.
@@ -240,22 +254,20 @@ impl<N: Lightning> Pools<N> {
         if waiting >= MOST_WAITING {
             return Err(PoolError::TooManyWaiting);
         }
-        let (waiter, place) = oneshot::channel();
-        pool.waiting.retain(|waiter| !waiter.is_closed());
-        pool.waiting.push_back(waiter);
-        let begun = self.mint(&mut pools, key);
-        let pool = pools.get_mut(key);
-        if begun == 0
-            && pool.is_some_and(|pool| pool.minting == 0 && pool.waiting.pop_back().is_some())
-        {
+        // What is being made is for those who wait in front.
+        if room == 0 && pool.minting <= pool.waiting.in_front_of(standing) {
             return Err(PoolError::TooManyOutstanding);
+        }
+        let place = pool.waiting.push(standing);
+        self.mint(&mut pools, key);
+        if standing == Standing::HasPaid {
+            self.mint_kept(&mut pools, key);
         }
         Ok(Asked::Queued(place))
     }
 
-    /// Starts making what a pool lacks, within the limits; gives how many were begun.
-    fn mint(self: &Arc<Self>, pools: &mut HashMap<PoolKey, Pool>, key: &PoolKey) -> usize {
-        let now = self.clock.monotonic();
+    /// How many more invoices may be made.
+    fn room(&self, pools: &HashMap<PoolKey, Pool>) -> Room {
         let held = pools
             .values()
             .map(|pool| (pool.ready.len() + pool.minting) as u64)
@@ -265,20 +277,41 @@ impl<N: Lightning> Pools<N> {
             .load(Ordering::Relaxed)
             .saturating_add(self.in_hand.load(Ordering::Relaxed))
             .saturating_add(held);
-        let room = u64::from(self.config.max_outstanding).saturating_sub(out);
+        Room::beside(out, self.config.max_outstanding)
+    }
+
+    /// Starts making what a pool lacks, within the limits.
+    fn mint(self: &Arc<Self>, pools: &mut HashMap<PoolKey, Pool>, key: &PoolKey) {
+        let now = self.clock.monotonic();
+        let room = self.room(pools).of(Standing::New);
         let Some(pool) = pools.get_mut(key) else {
-            return 0;
+            return;
         };
-        let lacking = pool.lacking(&self.config, now);
-        let allowed = MINTING_PER_POOL.saturating_sub(pool.minting);
-        let count = lacking
-            .min(allowed)
-            .min(usize::try_from(room).unwrap_or(usize::MAX));
-        pool.minting += count;
+        let count = pool
+            .lacking(&self.config, now)
+            .min(room)
+            .min(MINTING_PER_POOL.saturating_sub(pool.minting));
         for _ in 0..count {
-            tokio::spawn(Arc::clone(self).mint_one(key.clone()));
+            self.begin(pool, key);
         }
-        count
+    }
+
+    /// Makes one of those that are kept for clients like the one that has just come, unless what
+    /// is being made is enough for all who wait. One for each such client at most, so nobody else
+    /// can use them up.
+    fn mint_kept(self: &Arc<Self>, pools: &mut HashMap<PoolKey, Pool>, key: &PoolKey) {
+        let room = self.room(pools).of(Standing::HasPaid);
+        if let Some(pool) = pools.get_mut(key)
+            && room > 0
+            && pool.minting < pool.waiting.open().min(MINTING_PER_POOL)
+        {
+            self.begin(pool, key);
+        }
+    }
+
+    fn begin(self: &Arc<Self>, pool: &mut Pool, key: &PoolKey) {
+        pool.minting += 1;
+        tokio::spawn(Arc::clone(self).mint_one(key.clone()));
     }
 
     async fn mint_one(self: Arc<Self>, key: PoolKey) {

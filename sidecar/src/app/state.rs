@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use protocol::api::{Bootstrap, BootstrapQuery, KeyGeneration, KeyState, Revocations};
+use protocol::api::{
+    Bootstrap, BootstrapQuery, KeyGeneration, KeyState, MAX_REVOCATIONS, Revocations,
+};
 use protocol::encoding::hex_encode;
 use protocol::keys::L402Key;
 
@@ -277,6 +279,14 @@ impl<L: Ledger> StateKeeper<L> {
             revocations = snapshot.deny_list.len(),
             "state read from the ledger"
         );
+        if snapshot.deny_list.len() > MAX_REVOCATIONS {
+            // Only in a ledger of an earlier version.
+            tracing::error!(
+                revocations = snapshot.deny_list.len(),
+                limit = MAX_REVOCATIONS,
+                "the deny list is too long for a filter that starts"
+            );
+        }
         Ok(View {
             snapshot,
             keys,
@@ -291,6 +301,9 @@ impl<L: Ledger> StateKeeper<L> {
         self.metrics
             .revocations
             .set(to_gauge(view.snapshot.deny_list.len()));
+        self.metrics
+            .revocations_limit
+            .set(to_gauge(MAX_REVOCATIONS));
         for (name, state) in [
             ("next", KeyState::Next),
             ("current", KeyState::Current),

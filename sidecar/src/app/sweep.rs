@@ -12,12 +12,11 @@ use super::node::Node;
 use super::settle;
 use crate::domain::invoice::{Cancellation, NodeId};
 use crate::domain::ledger::LedgerError;
+use crate::domain::offer::LATE_PAYMENT_SECONDS;
 use crate::domain::ports::{Clock, Ledger, Lightning, LightningError};
 use crate::metrics::Metrics;
 
 const EVERY: Duration = Duration::from_secs(5);
-/// A payment that began in time may arrive this long after the invoice has expired.
-const GRACE_SECONDS: u64 = 30;
 /// Offers per step.
 const BATCH: u32 = 256;
 /// Cancellations at a time.
@@ -64,7 +63,7 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
     /// The ledger fails. A node that fails only leaves more for the next sweep.
     pub async fn sweep(&self) -> Result<(), LedgerError> {
         let now = self.clock.now();
-        self.prune_unpaid(UnixSeconds(now.0.saturating_sub(GRACE_SECONDS)))
+        self.prune_unpaid(UnixSeconds(now.0.saturating_sub(LATE_PAYMENT_SECONDS)))
             .await?;
         while self.ledger.drop_expired_tokens(now, BATCH).await? == BATCH as usize {}
         self.issuer.recount().await

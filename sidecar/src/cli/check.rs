@@ -20,14 +20,14 @@ pub(super) struct CheckArgs {
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let mut errors = Vec::new();
     if args.sidecar.config.is_some() || args.plugin.is_none() {
-        let result = args.sidecar.load();
-        errors.extend(
-            result
-                .err()
-                .into_iter()
-                .flatten()
-                .map(|error| error.to_string()),
-        );
+        match args.sidecar.load() {
+            Ok(config) => {
+                for warning in &config.warnings {
+                    eprintln!("boltgate: warning: {warning}");
+                }
+            }
+            Err(problems) => errors.extend(problems.iter().map(ToString::to_string)),
+        }
     }
     if let Some(path) = &args.plugin {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());

@@ -10,6 +10,7 @@ use protocol::hash::PaymentHash;
 use protocol::l402::{Identifier, TokenId};
 use protocol::macaroon::Macaroon;
 
+use super::revoke_key::{self, RevokeKeyArgs};
 use super::{ConfigArgs, fail, print, rotation, with_config};
 use crate::adapters::ledger::sqlite::SqliteLedger;
 use crate::adapters::system::{SystemClock, SystemRandom};
@@ -52,6 +53,8 @@ pub(super) enum KeysCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Refuse everything sold under a retired generation, at every filter within 5 s.
+    Revoke(RevokeKeyArgs),
     /// Show the key generations and what each is kept for.
     List {
         #[command(flatten)]
@@ -69,13 +72,14 @@ pub(super) async fn keys(command: KeysCommand) -> ExitCode {
         KeysCommand::Rotate { config } => {
             with_config(&config, async |config| report(rotate(config).await)).await
         }
+        KeysCommand::Revoke(args) => revoke_key::execute(args).await,
         KeysCommand::List { config } => {
             with_config(&config, async |config| report(list(&config).await)).await
         }
     }
 }
 
-fn report(result: Result<String, String>) -> ExitCode {
+pub(super) fn report(result: Result<String, String>) -> ExitCode {
     match result {
         Ok(text) => print(&text),
         Err(error) => fail(error),
@@ -83,7 +87,7 @@ fn report(result: Result<String, String>) -> ExitCode {
 }
 
 /// Only a ledger that is there: a wrong path must not make a new one that nobody reads.
-fn open(config: &Config) -> Result<SqliteLedger, String> {
+pub(super) fn open(config: &Config) -> Result<SqliteLedger, String> {
     if !config.ledger.exists() {
         return Err(format!("there is no ledger at {}", config.ledger.display()));
     }
@@ -163,7 +167,9 @@ async fn rotate(config: Config) -> Result<String, String> {
     let key = keys
         .next_key(&snapshot.generations, &SystemRandom)
         .map_err(|error| error.to_string())?
-        .ok_or("every key of the master key file is in use; add a line with a new one")?;
+        .ok_or(
+            "every key of the master key file is in use; add a line with a new one at its end",
+        )?;
     let begun = ledger
         .begin_rotation(key, SystemClock::new().unix_millis())
         .await;

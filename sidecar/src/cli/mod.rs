@@ -4,6 +4,7 @@ mod check;
 mod dev;
 mod health;
 mod manage;
+mod revoke_key;
 mod rotation;
 mod serve;
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub drain: Duration,
     /// Logs.
     pub log: LogConfig,
+    /// What is allowed and should not be, in words.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Debug for Config {

@@ -10,6 +10,10 @@ use super::{
     secrets,
 };
 
+/// A filter takes keys younger than 10 s for all there are. A key must not be issued with before
+/// the keys of every filter that lacks it are older than that.
+const LEAST_LIVE_WINDOW: Duration = Duration::from_secs(15);
+
 pub(super) fn everything(
     mut root: Section,
     environment: &impl Fn(&str) -> Option<String>,
@@ -29,8 +33,10 @@ pub(super) fn everything(
             `plainHttp: mesh` where a mesh encrypts it",
         );
     }
-    let (tokens, token_files) = secrets::bearer_tokens(&mut root, environment);
-    let (master_keys, master_key_file) = secrets::master_keys(&mut root, environment);
+    let mut warnings = Vec::new();
+    let (tokens, token_files) = secrets::bearer_tokens(&mut root, environment, &mut warnings);
+    let (master_keys, master_key_file) =
+        secrets::master_keys(&mut root, environment, &mut warnings);
     let ledger = ledger(&mut root);
     let lightning = lightning(&mut root);
     let offers = offers(root.section_or_default("offers"));
@@ -52,6 +58,7 @@ pub(super) fn everything(
         filters,
         drain,
         log,
+        warnings,
     })
 }
 
@@ -249,13 +256,17 @@ fn filters(mut section: Section) -> FiltersConfig {
             Duration::from_millis(500),
             Duration::from_millis(50),
         ),
-        live_window: duration_from(
-            &mut section,
-            "liveWindow",
-            Duration::from_secs(30),
-            Duration::from_secs(1),
-        ),
+        live_window: duration_setting(&mut section, "liveWindow", Duration::from_secs(30)),
     };
+    if config.live_window < LEAST_LIVE_WINDOW {
+        section.problem(
+            "liveWindow",
+            format!(
+                "must be at least {LEAST_LIVE_WINDOW:?}: a filter trusts the keys it has for 10 s, \
+                 so a key could be used before every filter knows it"
+            ),
+        );
+    }
     if config.revocation_poll > Duration::from_secs(3) {
         section.problem(
             "revocationPoll",

@@ -20,9 +20,11 @@ const TOKEN_LENGTHS: std::ops::RangeInclusive<usize> = 16..=512;
 pub(super) fn bearer_tokens(
     root: &mut Section,
     environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
 ) -> (Option<BearerTokens>, Vec<PathBuf>) {
     let files = root.texts("tokenFiles").into_iter().map(PathBuf::from);
     let mut files: Vec<PathBuf> = files.collect();
+    warnings.extend(exposed("tokenFiles", files.iter().map(PathBuf::as_path)));
     if files.len() > MOST_TOKENS {
         root.problem(
             "tokenFiles",
@@ -89,8 +91,10 @@ fn is_token(token: &str) -> bool {
 pub(super) fn master_keys(
     root: &mut Section,
     environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
 ) -> (Vec<MasterSecret>, Option<PathBuf>) {
     let file = root.text("masterKeyFile").map(PathBuf::from);
+    warnings.extend(exposed("masterKeyFile", file.as_deref()));
     let variable = environment(MASTER_KEY)
         .filter(|text| !text.is_empty())
         .map(Zeroizing::new);
@@ -123,4 +127,30 @@ fn parse_master_keys(text: &str) -> Result<Vec<MasterSecret>, String> {
         Ok(keys) if !keys.is_empty() => Ok(keys),
         _ => Err("must hold one key of 64 hexadecimal digits per line".to_owned()),
     }
+}
+
+/// What is to be said of secret files that everybody on the machine may read.
+fn exposed<'a>(
+    setting: &'static str,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> impl Iterator<Item = String> {
+    files.into_iter().filter_map(move |file| {
+        let mode = mode(file).filter(|mode| mode & 0o004 != 0)?;
+        let file = file.display();
+        Some(format!(
+            "{setting}: {file} has mode {mode:03o}, so everybody on this machine can read it"
+        ))
+    })
+}
+
+#[cfg(unix)]
+fn mode(file: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let found = std::fs::metadata(file).ok()?;
+    Some(found.permissions().mode() & 0o777)
+}
+
+#[cfg(not(unix))]
+fn mode(_: &Path) -> Option<u32> {
+    None
 }

@@ -109,6 +109,19 @@ fn lnd_needs_its_certificate_except_on_plain_loopback() {
 }
 
 #[test]
+fn a_live_window_shorter_than_the_keys_of_a_filter_are_trusted_is_refused() {
+    let with = |window: &str| format!("{SMALLEST}filters: {{ liveWindow: {window} }}\n");
+    for window in ["1s", "10s", "14999ms"] {
+        let found = errors(&with(window));
+        assert!(
+            found[0].starts_with("filters.liveWindow: must be at least 15s: a filter trusts"),
+            "{found:?}"
+        );
+    }
+    assert!(load(&sources(&with("15s")), environment(&[])).is_ok());
+}
+
+#[test]
 fn flags_go_over_the_environment_and_that_over_the_file() {
     let file = format!("{SMALLEST}offers: {{ burst: 1, perSecond: 1, poolMax: 1 }}\n");
     let variables = [
@@ -158,6 +171,31 @@ fn a_secret_that_is_missing_or_too_short_is_named_and_never_shown() {
         panic!("accepted")
     };
     assert!(found[0].to_string().contains("BOLTGATE_TOKEN"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_secret_file_that_everybody_may_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |name: &str, text: &str, mode| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let warnings = |mode| {
+        let token = secret("token", "a-token-of-some-length", mode);
+        let master = secret("master", &"ab".repeat(32), mode);
+        let file = format!("{SMALLEST}tokenFiles: ['{token}']\nmasterKeyFile: '{master}'\n");
+        load(&sources(&file), |_| None).unwrap().warnings
+    };
+    assert_eq!(warnings(0o600), Vec::<String>::new());
+    assert_eq!(warnings(0o440), Vec::<String>::new(), "as Kubernetes does");
+    let found = warnings(0o644);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("tokenFiles: ") && found[0].contains("mode 644"));
+    assert!(found[1].starts_with("masterKeyFile: "));
 }
 
 /// Sections of the schema: path and names of what is in it.
@@ -215,7 +253,7 @@ fn the_schema_accepts_what_the_program_accepts() {
     let all = "listen: 127.0.0.1:1\nadmin: 127.0.0.1:2\nplainHttp: mesh\n\
         tls: { certFile: c, keyFile: k }\ntokenFiles: [t]\nledger: { sqlite: { path: l } }\n\
         lightning: { dev: { listen: 127.0.0.1:3, network: regtest, invoiceDelay: 20ms } }\n\
-        offers: { invoiceExpiry: 5m, burst: 7 }\nfilters: { liveWindow: 3s }\ndrain: 1s\n\
+        offers: { invoiceExpiry: 5m, burst: 7 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
     for text in [SMALLEST, all] {
         assert!(load(&sources(text), environment(&[])).is_ok(), "{text}");

@@ -1,5 +1,6 @@
 //! The deny list of revoked tokens and what a filter that knows an older version must learn.
 
+use protocol::api::MAX_REVOCATIONS;
 use protocol::time::UnixSeconds;
 
 use super::offer::Validity;
@@ -66,8 +67,12 @@ impl DenyList {
     /// What a filter that knows `known` (nothing, if `None`) must change.
     #[must_use]
     pub fn changes_since(&self, known: Option<Version>) -> Changes {
-        match known {
-            Some(known) if known >= self.floor => self.difference(known),
+        let difference = known
+            .filter(|known| *known >= self.floor)
+            .map(|known| self.difference(known));
+        // Many additions with many removals are longer than the list, which always fits.
+        match difference {
+            Some(changes) if changes.add.len() + changes.remove.len() <= MAX_REVOCATIONS => changes,
             _ => Changes {
                 full: true,
                 add: self.hashes(|entry| entry.removed.is_none()),
@@ -150,6 +155,26 @@ mod tests {
         assert!(list.changes_since(Some(Version(3))).full);
         assert!(!list.changes_since(Some(Version(4))).full);
         assert!(list.changes_since(None).full);
+    }
+
+    #[test]
+    fn changes_too_long_for_one_answer_become_the_whole_list() {
+        let number = |n: usize| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            hash
+        };
+        let list = |count: usize| {
+            let gone = (0..count).map(|n| Revocation {
+                identifier_hash: number(n),
+                ..entry(0, 1, Some(3))
+            });
+            DenyList::new(gone.chain([entry(255, 2, None)]).collect(), Version(0))
+        };
+        let most = list(MAX_REVOCATIONS - 1).changes_since(Some(Version(1)));
+        assert_eq!((most.full, most.remove.len()), (false, MAX_REVOCATIONS - 1));
+        let more = list(MAX_REVOCATIONS).changes_since(Some(Version(1)));
+        assert_eq!((more.full, more.add), (true, vec![[255; 32]]));
     }
 
     proptest! {

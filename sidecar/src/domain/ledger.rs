@@ -1,5 +1,6 @@
 //! What the ledger holds and what can be asked of it.
 
+use protocol::api::{KeyState, MAX_REVOCATIONS};
 use protocol::hash::PaymentHash;
 use protocol::l402::TokenId;
 use protocol::time::UnixSeconds;
@@ -62,6 +63,15 @@ pub struct NewRevocation {
     pub at: UnixSeconds,
 }
 
+/// What depends on a key generation.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct GenerationUse {
+    /// Tokens sold under it that are still valid.
+    pub sold: u64,
+    /// Offers under it that can still be paid.
+    pub unpaid: u64,
+}
+
 /// Why the ledger did not do it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -80,6 +90,19 @@ pub enum LedgerError {
     /// The file is something else.
     #[error("not a ledger of boltgate: {0}")]
     Foreign(String),
+    /// Others could read the master keys in it, and we cannot prevent it.
+    #[error(
+        "ledger {file} has mode {mode}, so others can read its keys, and that cannot be changed \
+         ({error}): give it to the sidecar's user with `chown`, or `chmod 600` it"
+    )]
+    Exposed {
+        /// Which file.
+        file: String,
+        /// Its mode, octal.
+        mode: String,
+        /// Why it stays so.
+        error: String,
+    },
     /// Another process of ours has it.
     #[error("ledger is in use by another sidecar: {0}")]
     InUse(String),
@@ -89,7 +112,32 @@ pub enum LedgerError {
     /// The rotation must wait.
     #[error(transparent)]
     Held(#[from] RotationHeld),
+    /// No more tokens can be refused one by one.
+    #[error(
+        "the deny list is full: {MAX_REVOCATIONS} tokens are on it, and a filter that starts reads \
+         no longer one. Entries leave it when their tokens expire; to refuse many tokens at once, \
+         rotate the key and revoke its generation (`boltgate keys revoke`)"
+    )]
+    DenyListFull,
+    /// Only a retired generation can be revoked, and this one is in the given state or gone.
+    #[error("{}", not_retired(*.id, *.state))]
+    NotRetired {
+        /// Which generation.
+        id: u8,
+        /// Its state, if it is there.
+        state: Option<KeyState>,
+    },
     /// The ledger is being closed.
     #[error("ledger is closed")]
     Closed,
+}
+
+fn not_retired(id: u8, state: Option<KeyState>) -> String {
+    let why = match state {
+        None => return format!("there is no key generation {id}"),
+        Some(KeyState::Current) => "current: rotate the key first (`boltgate keys rotate`)",
+        Some(KeyState::Next) => "next: wait until it is current, and rotate once more",
+        Some(KeyState::Retired) => "retired",
+    };
+    format!("key generation {id} is {why}")
 }

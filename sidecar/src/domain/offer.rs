@@ -101,18 +101,26 @@ impl ShowWindow {
     }
 }
 
-/// When the token of an offer shown until `show_until` expires: the last one to see it still gets
-/// the whole `lifetime`.
+/// A payment that began in time may arrive this long after its invoice has expired.
+pub const LATE_PAYMENT_SECONDS: u64 = 30;
+
+/// When the token of an invoice that expires at `expires` does: counted from the last moment at
+/// which the invoice can be paid, so that whoever pays gets the whole `lifetime`, however late.
 #[must_use]
-pub const fn token_validity(show_until: UnixSeconds, lifetime_seconds: Option<u64>) -> Validity {
+pub const fn token_validity(expires: UnixSeconds, lifetime_seconds: Option<u64>) -> Validity {
     match lifetime_seconds {
         None => Validity::Forever,
-        Some(seconds) => Validity::Until(UnixSeconds(show_until.0.saturating_add(seconds))),
+        Some(seconds) => {
+            let last_payment = expires.0.saturating_add(LATE_PAYMENT_SECONDS);
+            Validity::Until(UnixSeconds(last_payment.saturating_add(seconds)))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -125,11 +133,37 @@ mod tests {
     }
 
     #[test]
-    fn the_last_one_to_see_an_offer_gets_the_whole_lifetime() {
-        assert_eq!(
-            token_validity(UnixSeconds(100), Some(60)),
-            Validity::Until(UnixSeconds(160))
-        );
+    fn a_token_without_a_lifetime_never_expires() {
         assert_eq!(token_validity(UnixSeconds(100), None), Validity::Forever);
+    }
+
+    const NOW: u64 = 1_800_000_000;
+    const DAY: u64 = 86_400;
+
+    fn expiry() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(5), Just(600), Just(DAY), 5..=DAY]
+    }
+
+    fn lifetime() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(1), Just(60), Just(3_600), 1..3_653 * DAY]
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_pays_while_the_invoice_can_be_paid_gets_the_whole_lifetime(
+            expiry in expiry(),
+            lifetime in lifetime(),
+            waited in 0.0..=1.0,
+        ) {
+            let expires = UnixSeconds(NOW + expiry);
+            let Validity::Until(end) = token_validity(expires, Some(lifetime)) else {
+                panic!("for ever");
+            };
+            let longest = expiry + LATE_PAYMENT_SECONDS;
+            for waited in [0, (longest as f64 * waited) as u64, longest] {
+                let paid_at = NOW + waited;
+                prop_assert!(end.0 - paid_at >= lifetime);
+            }
+        }
     }
 }

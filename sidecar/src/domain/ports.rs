@@ -11,7 +11,7 @@ use super::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
 };
 use super::keys::NewKey;
-use super::ledger::{LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
+use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
 use super::offer::{OfferRow, Sale};
 
 /// What time it is.
@@ -155,13 +155,29 @@ pub trait Ledger: Send + Sync + 'static {
         now_millis: u64,
     ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
+    /// What depends on generation `id`. Fails if it is not retired.
+    fn generation_use(
+        &self,
+        id: u8,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<GenerationUse, LedgerError>> + Send;
+
+    /// Deletes the retired generation `id` though tokens may need it, and ends the life of its
+    /// unpaid offers, so that nobody pays for a token that is dead. Gives what depended on it.
+    fn revoke_generation(
+        &self,
+        id: u8,
+        now_millis: u64,
+    ) -> impl Future<Output = Result<GenerationUse, LedgerError>> + Send;
+
     /// Deletes the generations and revocations that nothing needs any more; number of both.
     fn prune_expired(
         &self,
         now_millis: u64,
     ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
 
-    /// Refuses a token from now on. `false` if it was refused already.
+    /// Refuses a token from now on. `false` if it was refused already; fails when
+    /// [`MAX_REVOCATIONS`](protocol::api::MAX_REVOCATIONS) are.
     fn revoke(
         &self,
         revocation: NewRevocation,

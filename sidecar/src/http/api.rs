@@ -25,6 +25,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::problem::ApiProblem;
+use super::silence::Proof;
 use crate::app::App;
 use crate::config::BearerTokens;
 use crate::domain::ports::{Ledger, Lightning};
@@ -75,6 +76,9 @@ async fn guard<L: Ledger, N: Lightning>(
     };
     let is_authorized = is_authorized(&state.tokens.borrow(), request.headers());
     let mut response = if is_authorized {
+        if let Some(connection) = request.extensions().get::<Proof>() {
+            connection.give();
+        }
         let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
         answered.unwrap_or_else(|_| ApiProblem::unavailable("took too long").into_response())
     } else {

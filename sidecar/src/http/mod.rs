@@ -5,4 +5,5 @@ pub mod api;
 pub mod client;
 mod problem;
 pub mod serve;
+pub mod silence;
 pub mod tls;

@@ -1,11 +1,16 @@
 //! Serving connections: HTTP/1.1 and HTTP/2 with prior knowledge, or TLS; and their end.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -15,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use super::silence::{Proof, Silence};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also the longest that a connection stays open between two requests; long, since a filter's
@@ -32,14 +39,15 @@ pub struct Door {
     listener: TcpListener,
     router: Router,
     tls: Option<watch::Receiver<TlsAcceptor>>,
+    silence: Silence,
 }
 
 impl Door {
-    /// Binds.
+    /// Binds. `silence`: how long a connection may stay without a request.
     ///
     /// # Errors
     /// The address is taken or not ours.
-    pub async fn open(address: SocketAddr, router: Router) -> io::Result<Self> {
+    pub async fn open(address: SocketAddr, router: Router, silence: Silence) -> io::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
@@ -47,6 +55,7 @@ impl Door {
             listener,
             router,
             tls: None,
+            silence,
         })
     }
 
@@ -71,18 +80,25 @@ impl Door {
         let connections = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         while let Some((stream, permit)) = self.accept(&stop, &permits).await {
-            let service = TowerToHyperService::new(self.router.clone());
-            let watcher = connections.watcher();
+            let proof = Proof::default();
+            let service = self.service(proof.clone());
+            let (watcher, silence) = (connections.watcher(), self.silence);
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                let Some(io) = established(stream, tls).await else {
-                    return;
+                let served = async {
+                    let Some(io) = established(stream, tls).await else {
+                        return;
+                    };
+                    let builder = builder();
+                    let connection = builder.serve_connection(io, service).into_owned();
+                    if let Err(error) = watcher.watch(connection).await {
+                        tracing::debug!(%error, "connection ended");
+                    }
                 };
-                let builder = builder();
-                let connection = builder.serve_connection(io, service).into_owned();
-                if let Err(error) = watcher.watch(connection).await {
-                    tracing::debug!(%error, "connection ended");
+                tokio::select! {
+                    () = served => {}
+                    () = silence.too_long(&proof) => tracing::debug!("silent connection closed"),
                 }
             });
         }
@@ -93,6 +109,25 @@ impl Door {
         {
             tracing::warn!("some requests did not end in time");
         }
+    }
+
+    /// What answers on one connection, whose requests carry its proof.
+    fn service(
+        &self,
+        proof: Proof,
+    ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Send
+    + 'static
+    + use<> {
+        let router = TowerToHyperService::new(self.router.clone());
+        let any_request_proves = self.silence.any_request_proves();
+        service_fn(move |mut request: Request<Incoming>| {
+            if any_request_proves {
+                proof.give();
+            }
+            request.extensions_mut().insert(proof.clone());
+            router.call(request)
+        })
     }
 
     async fn accept(

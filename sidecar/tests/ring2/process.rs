@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use protocol::api::{BOOTSTRAP_PATH, Bootstrap};
@@ -16,7 +16,7 @@ use sidecar::domain::ports::Ledger as _;
 use tempfile::TempDir;
 
 use crate::offers::verified;
-use crate::support::{Api, TOKEN, VM, eventually, pay, wish};
+use crate::support::{Api, Sidecar, TOKEN, VM, eventually, pay, wish};
 
 pub(crate) struct Program {
     child: Child,
@@ -39,8 +39,7 @@ pub(crate) fn write_config(dir: &Path) {
     let yaml = format!(
         "listen: {api}\nadmin: {admin}\ntokenFiles: ['{dir}/token']\ndrain: 2s\n\
          ledger: {{ sqlite: {{ path: '{dir}/ledger.db' }} }}\n\
-         lightning: {{ dev: {{ listen: {dev} }} }}\nlog: {{ level: trace }}\n\
-         filters: {{ liveWindow: 1s }}\n"
+         lightning: {{ dev: {{ listen: {dev} }} }}\nlog: {{ level: trace }}\n"
     );
     std::fs::write(format!("{dir}/config.yaml"), yaml).unwrap();
 }
@@ -296,12 +295,18 @@ async fn tokens_are_revoked_by_any_name_from_the_command_line() {
 }
 
 #[tokio::test]
-async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
+async fn keys_rotate_while_serving_and_old_tokens_stay_good_until_their_key_is_revoked() {
     let dir = TempDir::new().unwrap();
     write_config(dir.path());
-    let program = Program::start(dir.path()).await;
+    let lightning = "lightning: { dev: { listen: 127.0.0.1:0 } }";
+    // In this process, since no configuration may have so short a window.
+    let program = Sidecar::start_changed(dir, lightning, |config| {
+        config.filters.live_window = Duration::from_secs(1);
+    })
+    .await;
+    let dir = &program.dir;
     let old = program.api.offers(1).await.offers.remove(0);
-    let paid = pay(program.dev, &old.invoice).await.unwrap();
+    let paid = program.pay(&old.invoice).await.unwrap();
     let rotate = ["keys", "rotate", "--config", "config.yaml"];
     assert!(run(dir.path(), &rotate).await.status.success());
     let refused = run(dir.path(), &rotate).await;
@@ -322,8 +327,37 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good() {
     })
     .await;
     let bootstrap = program.api.bootstrap(None).await.unwrap();
-    let paid_fresh = pay(program.dev, &fresh.invoice).await.unwrap();
+    let paid_fresh = program.pay(&fresh.invoice).await.unwrap();
     verified(&bootstrap, &old, &paid).unwrap();
+    verified(&bootstrap, &fresh, &paid_fresh).unwrap();
+
+    // Somebody may know the old key.
+    let revoke = |generation| {
+        let revoke = ["keys", "revoke", "--config", "config.yaml", "--generation"];
+        [&revoke, [generation].as_slice()].concat()
+    };
+    let current = run(dir.path(), &revoke("1")).await;
+    assert_eq!(current.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&current.stderr).contains("generation 1 is current: rotate"));
+    let asked = run(dir.path(), &revoke("0")).await;
+    assert_eq!(asked.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(told.contains("generation 0, 1 sold tokens"), "{told}");
+    assert_eq!(program.api.bootstrap(None).await.unwrap().keys.len(), 2);
+    let revoked = run(dir.path(), &[revoke("0").as_slice(), &["--yes"]].concat()).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    let begun = Instant::now();
+    let bootstrap = eventually("the end of the old key", async || {
+        let known = known.as_deref();
+        program
+            .api
+            .bootstrap(known)
+            .await
+            .filter(|b| b.keys.len() == 1)
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(verified(&bootstrap, &old, &paid).is_err());
     verified(&bootstrap, &fresh, &paid_fresh).unwrap();
 }
 
@@ -332,9 +366,6 @@ async fn a_rotation_that_waits_names_the_filter_that_it_waits_for() {
     let other = "fedcba9876543210fedcba9876543210";
     let dir = TempDir::new().unwrap();
     write_config(dir.path());
-    let config = dir.path().join("config.yaml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("liveWindow: 1s", "liveWindow: 60s")).unwrap();
     let program = Program::start(dir.path()).await;
     // One filter stays where it is, the other follows.
     program.api.bootstrap(None).await.unwrap();

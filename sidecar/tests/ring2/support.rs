@@ -43,8 +43,18 @@ impl Sidecar {
     }
 
     pub(crate) async fn start(dir: TempDir, more: &str) -> Self {
+        Self::start_changed(dir, more, |_| {}).await
+    }
+
+    /// With a configuration that is changed after it was checked.
+    pub(crate) async fn start_changed(
+        dir: TempDir,
+        more: &str,
+        change: impl FnOnce(&mut config::Config),
+    ) -> Self {
         let stop = CancellationToken::new();
-        let config = load(&yaml(&dir, more));
+        let mut config = load(&yaml(&dir, more));
+        change(&mut config);
         let running = sidecar::start(config, stop.clone().cancelled_owned())
             .await
             .unwrap();

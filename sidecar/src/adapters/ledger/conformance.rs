@@ -17,7 +17,7 @@ use protocol::time::UnixSeconds;
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::keys::{KeySource, NewKey, RotationHeld};
-use crate::domain::ledger::{LedgerError, NewRevocation, OfferBatch, OfferName};
+use crate::domain::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName};
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 use crate::domain::ports::Ledger;
 
@@ -29,6 +29,7 @@ pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     first_key_is_installed_once(make().await).await;
     rotation_goes_next_current_retired(make().await).await;
     retired_keys_stay_while_tokens_live(make().await).await;
+    a_retired_key_can_be_revoked_with_what_depends_on_it(make().await).await;
     offers_are_written_under_the_current_key_only(make().await).await;
     a_failed_batch_leaves_nothing(make().await).await;
     a_sale_is_recorded_once(Arc::new(make().await)).await;
@@ -158,6 +159,55 @@ async fn retired_keys_stay_while_tokens_live<L: Ledger>(ledger: L) {
     assert_eq!(
         states(&ledger).await,
         [(1, KeyState::Retired), (2, KeyState::Current)]
+    );
+}
+
+async fn a_retired_key_can_be_revoked_with_what_depends_on_it<L: Ledger>(ledger: L) {
+    with_key(&ledger).await;
+    let now = UnixSeconds(NOW / 1_000);
+    let of = |generation: u8, n: u8, valid_until| OfferRow {
+        token_id: TokenId::new(generation, [n; 31]),
+        ..offer(n, valid_until)
+    };
+    let over = Validity::Until(UnixSeconds(now.0 - 1));
+    let old = (1..=4).map(|n| of(0, n, Validity::Forever));
+    let old = old.chain([of(0, 5, over)]).collect();
+    ledger.record_offers(batch(old)).await.unwrap();
+    let paid = [1, 2, 5].map(|n| settlement(n, u64::from(n)));
+    ledger
+        .record_settlements(NODE, paid.to_vec())
+        .await
+        .unwrap();
+    ledger.begin_rotation(key(2), NOW).await.unwrap();
+    for (id, state) in [
+        (0, Some(KeyState::Current)),
+        (1, Some(KeyState::Next)),
+        (255, None),
+    ] {
+        let refused = Err(LedgerError::NotRetired { id, state });
+        assert_eq!(ledger.generation_use(id, now).await, refused);
+        assert_eq!(ledger.revoke_generation(id, NOW).await, refused);
+    }
+
+    ledger.promote(1, NOW).await.unwrap();
+    let new = OfferBatch {
+        generation: 1,
+        offers: vec![of(1, 9, Validity::Forever)],
+    };
+    ledger.record_offers(new).await.unwrap();
+    let used = GenerationUse { sold: 2, unpaid: 2 };
+    assert_eq!(ledger.generation_use(0, now).await, Ok(used));
+    let before = ledger.version().await.unwrap();
+    assert_eq!(ledger.revoke_generation(0, NOW).await, Ok(used));
+    assert!(ledger.version().await.unwrap() > before);
+    assert_eq!(states(&ledger).await, [(1, KeyState::Current)]);
+    let gone = LedgerError::NotRetired { id: 0, state: None };
+    assert_eq!(ledger.revoke_generation(0, NOW).await, Err(gone));
+    let ended = ledger.unpaid(None, UnixSeconds(101), 10).await.unwrap();
+    assert_eq!(
+        HashSet::from_iter(ended),
+        HashSet::from([3, 4].map(|n| PaymentHash([n; 32]))),
+        "its unpaid offers are over, and no others"
     );
 }
 

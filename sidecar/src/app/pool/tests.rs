@@ -133,7 +133,12 @@ async fn every_invoice_is_handed_out_once() {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let pools = Arc::clone(&pools);
-        tasks.spawn(async move { pools.take(&key("a"), 3, PATIENCE).await.unwrap() });
+        tasks.spawn(async move {
+            pools
+                .take(&key("a"), 3, Standing::New, PATIENCE)
+                .await
+                .unwrap()
+        });
     }
     let mut seen = HashSet::new();
     while let Some(invoices) = tasks.join_next().await {
@@ -149,12 +154,18 @@ async fn a_warm_pool_answers_while_the_node_hangs() {
     let fake = Fake::default();
     fake.open();
     let pools = pools(&fake, config());
-    pools.take(&key("a"), 16, PATIENCE).await.unwrap();
+    pools
+        .take(&key("a"), 16, Standing::New, PATIENCE)
+        .await
+        .unwrap();
     eventually("a warm pool", || pools.lock()[&key("a")].ready.len() >= 16).await;
     fake.0.open.store(false, Ordering::SeqCst);
     let begun = std::time::Instant::now();
     for _ in 0..16 {
-        pools.take(&key("a"), 1, PATIENCE).await.unwrap();
+        pools
+            .take(&key("a"), 1, Standing::New, PATIENCE)
+            .await
+            .unwrap();
     }
     assert!(begun.elapsed() < PATIENCE);
 }
@@ -164,7 +175,7 @@ async fn who_waits_too_long_is_told_so_and_the_invoice_is_kept_for_the_next() {
     let fake = Fake::default();
     let pools = pools(&fake, config());
     let short = Duration::from_millis(50);
-    let late = pools.take(&key("a"), 1, short).await;
+    let late = pools.take(&key("a"), 1, Standing::New, short).await;
     assert_eq!(late.err(), Some(PoolError::Timeout));
     fake.open();
     eventually("a ready invoice", || {
@@ -172,7 +183,12 @@ async fn who_waits_too_long_is_told_so_and_the_invoice_is_kept_for_the_next() {
     })
     .await;
     assert_eq!(
-        pools.take(&key("a"), 1, PATIENCE).await.unwrap().invoices()[0].bolt11,
+        pools
+            .take(&key("a"), 1, Standing::New, PATIENCE)
+            .await
+            .unwrap()
+            .invoices()[0]
+            .bolt11,
         "ln0"
     );
 }
@@ -182,7 +198,7 @@ async fn a_node_that_fails_is_reported_at_once() {
     let fake = Fake::default();
     fake.0.broken.store(true, Ordering::SeqCst);
     let pools = pools(&fake, config());
-    let error = pools.take(&key("a"), 1, PATIENCE).await;
+    let error = pools.take(&key("a"), 1, Standing::New, PATIENCE).await;
     let expected = PoolError::Node(LightningError::Timeout { rpc: "AddInvoice" });
     assert_eq!(error.err(), Some(expected));
 }
@@ -194,7 +210,7 @@ async fn a_hanging_node_gets_a_bounded_number_of_calls_and_another_service_is_no
     let mut waiting = tokio::task::JoinSet::new();
     for _ in 0..300 {
         let pools = Arc::clone(&pools);
-        waiting.spawn(async move { pools.take(&key("a"), 1, PATIENCE).await });
+        waiting.spawn(async move { pools.take(&key("a"), 1, Standing::New, PATIENCE).await });
     }
     eventually("all wait", || {
         pools
@@ -206,7 +222,7 @@ async fn a_hanging_node_gets_a_bounded_number_of_calls_and_another_service_is_no
     assert_eq!(pools.lock()[&key("a")].minting, MINTING_PER_POOL);
     let other = tokio::spawn({
         let pools = Arc::clone(&pools);
-        async move { pools.take(&key("b"), 1, PATIENCE).await }
+        async move { pools.take(&key("b"), 1, Standing::New, PATIENCE).await }
     });
     eventually("the other waits too", || {
         pools.lock().contains_key(&key("b"))
@@ -232,7 +248,7 @@ async fn no_more_is_made_than_may_be_outstanding() {
     );
     let mut handed_out = 0;
     let error = loop {
-        match pools.take(&key("a"), 3, PATIENCE).await {
+        match pools.take(&key("a"), 3, Standing::New, PATIENCE).await {
             Ok(invoices) => {
                 handed_out += invoices.invoices().len();
                 invoices.written();
@@ -241,8 +257,61 @@ async fn no_more_is_made_than_may_be_outstanding() {
         }
     };
     assert_eq!(error, PoolError::TooManyOutstanding);
-    assert_eq!(handed_out, 10);
+    assert_eq!(handed_out, 8);
+    assert_eq!(fake.0.made.load(Ordering::SeqCst), 8);
+
+    // Customers can still buy, until really all are out.
+    for _ in 0..2 {
+        let payer = pools.take(&key("a"), 3, Standing::HasPaid, PATIENCE).await;
+        payer.unwrap().written();
+        let stranger = pools.take(&key("a"), 3, Standing::New, PATIENCE).await;
+        assert_eq!(stranger.err(), Some(PoolError::TooManyOutstanding));
+    }
+    let payer = pools.take(&key("a"), 3, Standing::HasPaid, PATIENCE).await;
+    assert_eq!(payer.err(), Some(PoolError::TooManyOutstanding));
     assert_eq!(fake.0.made.load(Ordering::SeqCst), 10);
+}
+
+#[tokio::test]
+async fn who_has_paid_waits_in_front_and_what_is_kept_goes_to_nobody_else() {
+    let fake = Fake::default();
+    let pools = pools(
+        &fake,
+        OffersConfig {
+            max_outstanding: 5,
+            pool_max: 1,
+            ..config()
+        },
+    );
+    let ask = |standing| {
+        let pools = Arc::clone(&pools);
+        tokio::spawn(async move { pools.take(&key("a"), 1, standing, PATIENCE).await })
+    };
+    let waits = async |count: usize| {
+        eventually("waits", || {
+            let pools = pools.lock();
+            pools
+                .get(&key("a"))
+                .is_some_and(|p| p.waiting.len() == count)
+        })
+        .await;
+    };
+    let mut strangers = Vec::new();
+    for count in 1..=4 {
+        strangers.push(ask(Standing::New));
+        waits(count).await;
+    }
+    let refused = pools.take(&key("a"), 1, Standing::New, PATIENCE).await;
+    assert_eq!(refused.err(), Some(PoolError::TooManyOutstanding));
+    let payer = ask(Standing::HasPaid);
+    waits(5).await;
+    fake.open();
+    let payer = payer.await.unwrap().unwrap();
+    for stranger in strangers {
+        stranger.await.unwrap().unwrap().written();
+    }
+    payer.written();
+    assert_eq!(fake.0.made.load(Ordering::SeqCst), 5);
 }
 
 #[tokio::test]
@@ -250,7 +319,10 @@ async fn leftovers_are_cancelled_at_the_end() {
     let fake = Fake::default();
     fake.open();
     let pools = pools(&fake, config());
-    pools.take(&key("a"), 8, PATIENCE).await.unwrap();
+    pools
+        .take(&key("a"), 8, Standing::New, PATIENCE)
+        .await
+        .unwrap();
     eventually("a warm pool", || {
         let pools = pools.lock();
         pools[&key("a")].ready.len() >= 8 && pools[&key("a")].minting == 0
@@ -270,7 +342,10 @@ async fn an_invoice_too_close_to_its_end_is_not_handed_out_but_cancelled() {
     let fake = Fake::default();
     fake.open();
     let pools = pools(&fake, config());
-    pools.take(&key("a"), 1, PATIENCE).await.unwrap();
+    pools
+        .take(&key("a"), 1, Standing::New, PATIENCE)
+        .await
+        .unwrap();
     eventually("a ready invoice", || {
         !pools.lock()[&key("a")].ready.is_empty()
     })
@@ -283,7 +358,10 @@ async fn an_invoice_too_close_to_its_end_is_not_handed_out_but_cancelled() {
         pool.ready[0].expires = UnixSeconds(soon);
         pool.ready[0].payment_hash
     };
-    let fresh = pools.take(&key("a"), 1, PATIENCE).await.unwrap();
+    let fresh = pools
+        .take(&key("a"), 1, Standing::New, PATIENCE)
+        .await
+        .unwrap();
     assert_ne!(fresh.invoices()[0].payment_hash, old);
     assert!(pools.tick().contains(&old));
 }
@@ -300,11 +378,17 @@ async fn what_a_request_gave_up_is_neither_handed_out_again_nor_counted_for_ever
             ..config()
         },
     );
-    let given_up = pools.take(&key("a"), 1, PATIENCE).await.unwrap();
+    let given_up = pools
+        .take(&key("a"), 1, Standing::New, PATIENCE)
+        .await
+        .unwrap();
     let hash = given_up.invoices()[0].payment_hash;
     drop(given_up);
     for _ in 0..20 {
-        let taken = pools.take(&key("a"), 1, PATIENCE).await.unwrap();
+        let taken = pools
+            .take(&key("a"), 1, Standing::New, PATIENCE)
+            .await
+            .unwrap();
         assert_ne!(taken.invoices()[0].payment_hash, hash);
         taken.give_back();
     }

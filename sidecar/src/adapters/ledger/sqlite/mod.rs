@@ -7,6 +7,7 @@
 
 mod migrate;
 mod open;
+mod private;
 mod reader;
 mod statements;
 mod writer;
@@ -23,7 +24,9 @@ pub use self::writer::{Commit, CommitObserver};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::keys::NewKey;
-use crate::domain::ledger::{LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
+use crate::domain::ledger::{
+    GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
+};
 use crate::domain::offer::{OfferRow, Sale};
 use crate::domain::ports::Ledger;
 
@@ -89,6 +92,22 @@ impl Ledger for SqliteLedger {
     async fn promote(&self, id: u8, now_millis: u64) -> Result<bool, LedgerError> {
         self.writer
             .write(move |tx| statements::promote(tx, id, now_millis))
+            .await
+    }
+
+    async fn generation_use(&self, id: u8, now: UnixSeconds) -> Result<GenerationUse, LedgerError> {
+        self.readers
+            .read(move |db| statements::generation_use(db, id, now))
+            .await
+    }
+
+    async fn revoke_generation(
+        &self,
+        id: u8,
+        now_millis: u64,
+    ) -> Result<GenerationUse, LedgerError> {
+        self.writer
+            .write(move |tx| statements::revoke_generation(tx, id, now_millis))
             .await
     }
 

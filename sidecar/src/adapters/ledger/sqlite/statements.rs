@@ -3,6 +3,7 @@
 mod columns;
 mod keys;
 mod offers;
+mod revoked_key;
 
 use rusqlite::Connection;
 
@@ -12,6 +13,7 @@ pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, outstanding, record_offers, record_settlements,
     sales, settle_index, unpaid,
 };
+pub(super) use self::revoked_key::{generation_use, revoke_generation};
 use crate::domain::deny_list::{DenyList, Revocation, Version};
 use crate::domain::ledger::{Epoch, LedgerError, Snapshot};
 

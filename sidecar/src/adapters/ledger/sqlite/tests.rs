@@ -1,6 +1,8 @@
 use std::sync::{Arc, Mutex};
 
 use protocol::amount::Msat;
+use protocol::api::MAX_REVOCATIONS;
+use protocol::keys::MasterSecret;
 use protocol::l402::TokenId;
 use tempfile::TempDir;
 
@@ -151,4 +153,99 @@ async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() 
         ));
     }
     assert_eq!(ledger.outstanding().await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_full_deny_list_takes_no_more_and_says_why() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let revoke = |hash: [u8; 32]| {
+        let revocation = NewRevocation {
+            identifier_hash: hash,
+            expires: Validity::Forever,
+            at: UnixSeconds(1),
+        };
+        ledger.revoke(revocation, 1)
+    };
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute(
+            "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO revocations (identifier_hash, added_version, created_at)
+             SELECT CAST(printf('%032d', i) AS BLOB), 1, 1 FROM n",
+            [MAX_REVOCATIONS as i64],
+        )
+        .unwrap();
+    assert_eq!(revoke([1; 32]).await, Ok(true), "the last one");
+    let full = revoke([2; 32]).await;
+    assert_eq!(full, Err(LedgerError::DenyListFull));
+    let why = LedgerError::DenyListFull.to_string();
+    assert!(why.contains("60000 tokens"), "{why}");
+    assert_eq!(revoke([1; 32]).await, Ok(false), "revoked before");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_ledger_that_others_could_read_is_taken_away_from_them() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    for mode in [0o644, 0o660, 0o604] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        drop(SqliteLedger::open(&path).unwrap());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+/// Whether the bytes are anywhere in the ledger's files.
+fn holds(dir: &TempDir, bytes: &[u8]) -> bool {
+    std::fs::read_dir(dir.path()).unwrap().any(|file| {
+        let file = std::fs::read(file.unwrap().path()).unwrap();
+        file.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[tokio::test]
+async fn a_deleted_key_is_nowhere_in_the_file() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let secret = |n: u8| -> [u8; 32] { std::array::from_fn(|i| n ^ (i as u8).wrapping_mul(151)) };
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let install = async |n: u8| {
+        let key = NewKey {
+            source: KeySource::Ledger(MasterSecret::new(secret(n))),
+            fingerprint: [n; 32],
+        };
+        if n == 0 {
+            ledger.install_first_key(key, 1).await.unwrap();
+        } else {
+            ledger.begin_rotation(key, 1).await.unwrap();
+            ledger.promote(n, 1).await.unwrap();
+        }
+        // Makes its row longer, so that it moves within its page.
+        let batch = OfferBatch {
+            generation: n,
+            offers: vec![OfferRow {
+                valid_until: Validity::Until(UnixSeconds(1_800_000_000)),
+                ..offer(u16::from(n))
+            }],
+        };
+        ledger.record_offers(batch).await.unwrap();
+    };
+    // More than one page of keys, so that pages become free.
+    for n in 0..100 {
+        install(n).await;
+    }
+    for n in 0..50 {
+        ledger.revoke_generation(n, 1).await.unwrap();
+    }
+    ledger.prune_expired(1_900_000_000_000).await.unwrap();
+    ledger.close().await;
+    for n in 0..99 {
+        assert!(!holds(&dir, &secret(n)), "key {n} can be read");
+    }
+    assert!(holds(&dir, &secret(99)), "the current one");
 }

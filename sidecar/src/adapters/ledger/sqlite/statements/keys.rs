@@ -1,6 +1,6 @@
 //! Key generations and the deny list.
 
-use protocol::api::KeyState;
+use protocol::api::{KeyState, MAX_REVOCATIONS};
 use protocol::keys::MasterSecret;
 use protocol::time::UnixSeconds;
 use rusqlite::{Connection, Row, params};
@@ -9,7 +9,7 @@ use super::columns::{end_of, signed, unsigned};
 use super::{Result, next_version};
 use crate::domain::deny_list::{EXPIRY_GRACE_SECONDS, Version};
 use crate::domain::keys::{self, Generation, KeySource, NewKey};
-use crate::domain::ledger::NewRevocation;
+use crate::domain::ledger::{LedgerError, NewRevocation};
 use crate::domain::offer::Validity;
 
 /// Filters that were away for longer than this get the whole deny list instead of its changes.
@@ -189,6 +189,12 @@ pub(in super::super) fn revoke(
         .query_row([revocation.identifier_hash], |row| row.get(0))?;
     if known {
         return Ok(false);
+    }
+    let count = db
+        .prepare_cached("SELECT count(*) FROM revocations WHERE removed_version IS NULL")?
+        .query_row([], |row| unsigned(row, 0))?;
+    if count >= MAX_REVOCATIONS as u64 {
+        return Err(LedgerError::DenyListFull);
     }
     let version = next_version(db, now_millis)?;
     db.prepare_cached(

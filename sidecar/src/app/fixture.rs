@@ -1,0 +1,101 @@
+//! A whole sidecar without doors, for the tests of its parts: SQLite, the dev network, and a clock
+//! that the test moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use protocol::amount::Msat;
+use protocol::api::{ClientHint, OfferTemplate, OffersRequest};
+use tempfile::TempDir;
+
+use super::keys::MasterKeys;
+use super::{App, Parts};
+use crate::adapters::ledger::sqlite::SqliteLedger;
+use crate::adapters::lightning::dev::DevNode;
+use crate::adapters::system::SystemRandom;
+use crate::config::{FiltersConfig, OffersConfig};
+use crate::domain::ports::Clock;
+use crate::metrics::Metrics;
+
+/// Stands still until it is moved; in seconds.
+#[derive(Default)]
+pub(crate) struct ManualClock(pub(crate) AtomicU64);
+
+impl Clock for ManualClock {
+    fn unix_millis(&self) -> u64 {
+        (1_800_000_000 + self.0.load(Ordering::SeqCst)) * 1_000
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+pub(crate) const OFFERS: OffersConfig = OffersConfig {
+    invoice_expiry: Duration::from_secs(600),
+    per_second: 100,
+    burst: 100,
+    max_outstanding: 100,
+    per_client_per_minute: 100,
+    paid_factor: 1,
+    pool_min: 0,
+    pool_max: 8,
+};
+
+const FILTERS: FiltersConfig = FiltersConfig {
+    revocation_poll: Duration::from_millis(500),
+    live_window: Duration::from_secs(30),
+};
+
+pub(crate) fn ledger_path(dir: &TempDir) -> std::path::PathBuf {
+    dir.path().join("l.db")
+}
+
+pub(crate) async fn app(
+    dir: &TempDir,
+    clock: &Arc<ManualClock>,
+    offers: OffersConfig,
+) -> (Arc<App<SqliteLedger, DevNode>>, DevNode) {
+    let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
+    let dev = dir.path().join("dev.db");
+    let random = Arc::new(SystemRandom);
+    let node = DevNode::open(&dev, Duration::ZERO, Arc::clone(&time), random).unwrap();
+    let parts = Parts {
+        ledger: Arc::new(SqliteLedger::open(&ledger_path(dir)).unwrap()),
+        lightning: node.clone(),
+        master_keys: MasterKeys::new(Vec::new(), None),
+        clock: time,
+        random: Arc::new(SystemRandom),
+        metrics: Arc::new(Metrics::new()),
+    };
+    (App::start(parts, offers, FILTERS).await.unwrap(), node)
+}
+
+pub(crate) fn wish() -> OffersRequest {
+    OffersRequest {
+        vm: String::new(),
+        request_id: String::new(),
+        count: 1,
+        template: OfferTemplate {
+            service: "weather".to_owned(),
+            tier: 0,
+            price_msat: Msat::new(1_000).unwrap(),
+            lifetime_seconds: Some(3_600),
+            capabilities: Vec::new(),
+            constraints: Vec::new(),
+        },
+        client: None,
+    }
+}
+
+pub(crate) fn wish_of(prefix: &str, has_paid: bool) -> OffersRequest {
+    let client = ClientHint {
+        prefix: prefix.to_owned(),
+        has_paid,
+    };
+    OffersRequest {
+        client: Some(client),
+        ..wish()
+    }
+}
