@@ -155,11 +155,11 @@ async fn one_address_is_limited_before_anything_is_made_for_it() -> anyhow::Resu
     );
     assert_eq!(tally.faults, 0);
     assert_eq!(u64::from(tally.limited) + challenged, u64::from(FLOOD));
-    // What was made is what was shown and a stock ahead of it, and has nothing to do with what was
-    // asked for.
+    // What was made is what was shown and what filters and sidecar keep ahead of it, some of it
+    // twice where an answer came too late; it has nothing to do with what was asked for.
     let made = gate.sidecar.dev_stats().await?.invoices;
     assert!(
-        made < 5 * (challenged + bought) + 100,
+        made < u64::from(FLOOD) / 4,
         "{made} made, {challenged} + {bought} shown"
     );
     none_arrived(&gate)?;

@@ -58,8 +58,8 @@ async fn recorded_once(gate: &Gate, token: &Token, service: &str, msat: i64) -> 
 
 /// What is the same whatever the node is. Gives a token that is still good at the end.
 async fn story(builder: Builder<'_>) -> anyhow::Result<(Gate, Token)> {
-    // A token lives as long as was sold, counted from the last moment at which its offer may be
-    // shown; so offers are short-lived here.
+    // A token lives as long as was sold, counted from the last moment at which its invoice can be
+    // paid; so invoices are short-lived here.
     let offers = json!({ "offers": { "invoiceExpiry": "20s" } });
     let mut gate = builder
         .plugin(with_brief_service)
@@ -136,7 +136,8 @@ async fn story(builder: Builder<'_>) -> anyhow::Result<(Gate, Token)> {
     // A token ends by itself, and then it is the buyer's turn again.
     let brief = gate.buy(BRIEF).await?;
     assert_eq!(status(&gate, BRIEF, &brief).await?, 200);
-    eventually("the token expires", Duration::from_secs(30), || async {
+    // Its life is counted from when its invoice could be paid at the latest: 20 s and 30 s of grace.
+    eventually("the token expires", Duration::from_secs(90), || async {
         let answer = gate.http().get(BRIEF).token(&brief).send().await?;
         ensure!(answer.status == 402, "{}", answer.status);
         assert_eq!(answer.reason(), "expired");
