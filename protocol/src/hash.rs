@@ -11,7 +11,7 @@ use crate::secret::Secret;
 
 /// SHA-256 of one message.
 #[must_use]
-pub(crate) fn sha256(message: &[u8]) -> [u8; 32] {
+pub fn sha256(message: &[u8]) -> [u8; 32] {
     Sha256::digest(message).into()
 }
 
