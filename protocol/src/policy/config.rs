@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::error::ConfigErrors;
-use super::reader::{Errors, Json, Node, Object, Once, or_default};
+use super::reader::{Errors, Node, Object, Once, or_default};
 use super::service::read_service;
 use super::{MAX_SERVICES, Policy};
+use crate::json::Json;
 use crate::payment::{Realm, RealmError};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -138,7 +139,7 @@ impl PluginConfig {
     ///
     /// All errors at once, each with its path. Nothing of a wrong configuration is usable.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigErrors> {
-        let json: Json = serde_json::from_slice(text)
+        let json = Json::read_any(text)
             .map_err(|error| ConfigErrors::one("", format!("invalid JSON: {error}")))?;
         let errors = Errors::default();
         let config = Node::root(&json, &errors).object().and_then(Self::read);
