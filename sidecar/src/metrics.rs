@@ -69,6 +69,7 @@ label_values! {
     /// Routes of the API.
     Route {
         Bootstrap = "bootstrap",
+        ChargeOffers = "charge_offers",
         Offers = "offers",
         Other = "other",
     }

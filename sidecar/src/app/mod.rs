@@ -13,6 +13,7 @@
 pub(crate) mod fixture;
 pub mod issue;
 pub mod keys;
+mod names;
 pub mod node;
 pub mod pool;
 pub mod settle;
@@ -21,6 +22,7 @@ pub mod sweep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use self::issue::Issuer;
 use self::keys::MasterKeys;
@@ -32,6 +34,12 @@ use crate::domain::ports::{Clock, Ledger, Lightning, Random};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long a request waits for the node. With what follows it stays below the filter's callout
+/// timeout of 3 s, so that our own answer arrives and not Envoy's.
+const PATIENCE: Duration = Duration::from_millis(2_300);
+/// The same for the whole request.
+const DEADLINE: Duration = Duration::from_millis(2_800);
 
 /// The sidecar without its doors.
 pub struct App<L, N> {
