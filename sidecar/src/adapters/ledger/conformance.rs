@@ -4,6 +4,8 @@
 //! thing that is not as it must be, so it belongs into tests only.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod claims;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     unpaid_offers_are_listed_in_pages(make().await).await;
     a_token_is_revoked_once_and_forgotten_after_its_end(make().await).await;
     versions_grow_with_every_change(make().await).await;
+    claims::all(&make).await;
     a_closed_ledger_refuses(make().await).await;
 }
 
@@ -298,6 +301,9 @@ async fn sales_keep_the_scheme_of_their_offer<L: Ledger>(ledger: L) {
     assert_eq!(new, kept);
     let schemes: Vec<_> = kept.iter().map(|sale| sale.scheme).collect();
     assert_eq!(schemes, [Scheme::L402, Scheme::Charge]);
+    for (n, is_sold) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(ledger.is_sold(PaymentHash([n; 32])).await, Ok(is_sold));
+    }
     // What an operator revokes are tokens; a charge is none.
     let charge = OfferName::PaymentHash(PaymentHash([2; 32]));
     assert_eq!(ledger.find_offer(charge).await, Ok(None));

@@ -194,6 +194,13 @@ fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>>
     Ok(sale)
 }
 
+pub(in super::super) fn is_sold(db: &Connection, hash: PaymentHash) -> Result<bool> {
+    let found = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sales WHERE payment_hash = ?1)")?
+        .query_row([hash.0], |row| row.get(0))?;
+    Ok(found)
+}
+
 pub(in super::super) fn settle_index(db: &Connection, node: NodeId) -> Result<u64> {
     let index = db
         .prepare_cached("SELECT settle_index FROM settle_indexes WHERE node = ?1")?
