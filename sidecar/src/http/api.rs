@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `GET /v1/bootstrap?vm=…&known=…` | 200 keys and deny list, 304 nothing new |
 //! | `POST /v1/offers`, `/v1/charges/offers` | 200 offers, 429 limits, 503 a fault of ours |
+//! | `POST /v1/charges/claim` | 200 who has the payment, 503 a fault of ours |
+//! | `POST /v1/charges/abandon` | 200 done, 503 to be repeated |
 //!
 //! Every answer carries the marker header, every error is a problem document.
 
@@ -19,7 +21,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use protocol::api::charge::CHARGE_OFFERS_PATH;
+use protocol::api::charge::{ABANDON_PATH, CHARGE_OFFERS_PATH, CLAIM_PATH};
 use protocol::api::{
     BOOTSTRAP_PATH, BootstrapQuery, MARKER_HEADER, MARKER_VALUE, OFFERS_PATH, OffersRequest,
 };
@@ -55,6 +57,8 @@ pub fn router<L: Ledger, N: Lightning>(state: ApiState<L, N>) -> Router {
         .route(BOOTSTRAP_PATH, get(bootstrap))
         .route(OFFERS_PATH, post(offers))
         .route(CHARGE_OFFERS_PATH, post(charges::offers))
+        .route(CLAIM_PATH, post(charges::claim))
+        .route(ABANDON_PATH, post(charges::abandon))
         .fallback(|| async { ApiProblem::new(StatusCode::NOT_FOUND, "not found", "no such call") })
         .method_not_allowed_fallback(|| async {
             ApiProblem::new(
@@ -78,6 +82,8 @@ async fn guard<L: Ledger, N: Lightning>(
         BOOTSTRAP_PATH => Route::Bootstrap,
         OFFERS_PATH => Route::Offers,
         CHARGE_OFFERS_PATH => Route::ChargeOffers,
+        CLAIM_PATH => Route::Claim,
+        ABANDON_PATH => Route::Abandon,
         _ => Route::Other,
     };
     let is_authorized = is_authorized(&state.tokens.borrow(), request.headers());
