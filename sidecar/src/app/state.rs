@@ -11,6 +11,7 @@ use protocol::encoding::hex_encode;
 use protocol::keys::{L402Key, PaymentKey};
 
 use super::keys::MasterKeys;
+use super::names::is_random_name;
 use crate::config::FiltersConfig;
 use crate::domain::deny_list::Version;
 use crate::domain::keys::{Behind, FilterRegistry, Generation, Promotion};
@@ -122,7 +123,7 @@ impl<L: Ledger> StateKeeper<L> {
     /// # Errors
     /// The state is too old to be trusted, or `vm` is no name.
     pub fn bootstrap(&self, query: &BootstrapQuery) -> Result<Option<Bootstrap>, StateError> {
-        if !is_vm_name(&query.vm) {
+        if !is_random_name(&query.vm) {
             return Err(StateError::InvalidVm);
         }
         let view = self.view()?;
@@ -366,10 +367,6 @@ impl View {
             },
         }
     }
-}
-
-fn is_vm_name(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn to_gauge(count: usize) -> i64 {
