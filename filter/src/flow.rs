@@ -314,7 +314,7 @@ impl Gate {
                 service, offers, ..
             } => self.state.put_back(service, offers),
             Turn::Forward { claimed, .. } => self.state.claims.abandon(claimed.attempt.clone()),
-            Turn::Decide | Turn::Refuse { .. } => {}
+            Turn::Decide | Turn::Refuse { .. } | Turn::Unauthorized { .. } => {}
         }
     }
 }

@@ -133,7 +133,10 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             service: index,
             manner: self.manner,
             client: self.client(),
-            wanted: self.wanted(state),
+            wanted: match self.matched.access {
+                Access::NoInvoice => Wanted::NOTHING,
+                Access::Free | Access::Priced => self.wanted(state),
+            },
             charge,
         };
         if state.claim(self.config, claiming, now_ms) {
@@ -279,12 +282,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return Decision::reply(Reply::unauthorized(reason, self.manner, note));
         }
         let wanted = self.wanted(state);
-        if wanted
-            == (Wanted {
-                l402: false,
-                charge: false,
-            })
-        {
+        if wanted == Wanted::NOTHING {
             let note = self.note(state, outcome);
             return Decision::reply(Reply::insecure(self.manner, note));
         }

@@ -198,7 +198,7 @@ impl State {
                 service, manner, ..
             } = *waiter.what;
             let turn = Turn::come_again(Some(service), manner);
-            self.waiting.is_due(&waiter, turn);
+            self.waiting.is_due(waiter.place(), turn);
             self.claims.abandon(waiter.what.attempt);
         }
     }
@@ -253,13 +253,7 @@ impl Gate {
         let Some(waiter) = state.waiting.claimant(number) else {
             return result;
         };
-        let (stream, since_ms) = (waiter.stream, waiter.since_ms);
-        let waiter_of_nothing = Waiter {
-            stream,
-            since_ms,
-            deadline_ms: 0,
-            what: (),
-        };
+        let place = waiter.place();
         let Claimant {
             service,
             manner,
@@ -289,7 +283,11 @@ impl Gate {
                     client,
                     wanted,
                 };
-                state.offer(&self.config, (stream, since_ms), service, unoffered, now_ms)
+                if wanted == Wanted::NOTHING {
+                    Some(Turn::Unauthorized { service, unoffered })
+                } else {
+                    state.offer(&self.config, place, service, unoffered, now_ms)
+                }
             }
             (verdict, _) => {
                 if verdict != Verdict::NotNow {
@@ -308,7 +306,7 @@ impl Gate {
             }
         };
         if let Some(turn) = turn {
-            state.waiting.is_due(&waiter_of_nothing, turn);
+            state.waiting.is_due(place, turn);
         }
         result
     }

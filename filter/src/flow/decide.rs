@@ -148,6 +148,11 @@ pub(super) fn answer(
                 _ => Reply::unavailable(retry_after_seconds, manner, note),
             })
         }
+        Turn::Unauthorized { service, unoffered } => {
+            let note = note(Some(service), Outcome::Unauthorized);
+            let reason = unoffered.refused.map(|why| why.reason);
+            Decision::reply(Reply::unauthorized(reason, unoffered.manner, note))
+        }
         Turn::Challenge {
             service,
             unoffered,

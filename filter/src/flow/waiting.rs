@@ -21,6 +21,13 @@ pub(super) struct Waiter<T> {
     pub(super) what: T,
 }
 
+impl<T> Waiter<T> {
+    /// The stream, and since when it is held.
+    pub(super) const fn place(&self) -> (u32, u64) {
+        (self.stream, self.since_ms)
+    }
+}
+
 /// What a request that waits for an offer will be told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unoffered {
@@ -40,6 +47,12 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// Nothing may be offered.
+    pub(super) const NOTHING: Self = Self {
+        l402: false,
+        charge: false,
+    };
+
     pub(super) const fn has(self, scheme: Scheme) -> bool {
         match scheme {
             Scheme::L402 => self.l402,
@@ -57,6 +70,11 @@ pub(super) enum Turn {
         service: usize,
         unoffered: Unoffered,
         offers: Vec<Offer>,
+    },
+    /// Tell it why its credential is refused where no invoice may be made.
+    Unauthorized {
+        service: usize,
+        unoffered: Unoffered,
     },
     /// It has been paid for and claimed.
     Forward {
@@ -212,10 +230,10 @@ impl Waiting {
     }
 
     /// The stream's turn has come.
-    pub(super) fn is_due<T>(&mut self, waiter: &Waiter<T>, turn: Turn) {
+    pub(super) fn is_due(&mut self, (stream, since_ms): (u32, u64), turn: Turn) {
         self.due.push_back(Due {
-            stream: waiter.stream,
-            since_ms: waiter.since_ms,
+            stream,
+            since_ms,
             turn,
         });
     }
@@ -223,7 +241,7 @@ impl Waiting {
     /// Keys are there: everyone who waited for them is decided afresh.
     pub(super) fn keys_arrived(&mut self) {
         while let Some(waiter) = self.for_keys.pop_front() {
-            self.is_due(&waiter, Turn::Decide);
+            self.is_due(waiter.place(), Turn::Decide);
         }
     }
 
@@ -251,7 +269,7 @@ impl Waiting {
                 unoffered: waiter.what,
                 offers,
             };
-            self.is_due(&waiter, turn);
+            self.is_due(waiter.place(), turn);
         }
     }
 
@@ -280,14 +298,14 @@ impl Waiting {
                 status,
                 retry_after_seconds,
             };
-            self.is_due(&waiter, turn);
+            self.is_due(waiter.place(), turn);
         }
     }
 
     /// Whose deadline has passed is told to come again. Each queue is in the order of deadlines.
     pub(super) fn expire(&mut self, now_ms: u64, mut give_back: impl FnMut(Client)) {
         while let Some(waiter) = self.for_keys.pop_front_if(|w| w.deadline_ms <= now_ms) {
-            self.is_due(&waiter, Turn::come_again(None, waiter.what));
+            self.is_due(waiter.place(), Turn::come_again(None, waiter.what));
         }
         if self.offers_awaited == 0 {
             return;

@@ -726,7 +726,11 @@ fn where_no_invoice_may_be_made_a_charge_is_good_and_its_lack_is_401() {
     let (credential, _) = gate.bought("/v3/x");
     let reply = gate.reply(&Sent::get("/v3/cb/x"));
     assert_eq!((reply.status, lines(&reply).len()), (401, 0));
-    gate.presented(&with_payment("/v3/cb/x", &credential));
+    let (kind, _) = gate.presented(&with_payment("/v3/cb/x", &credential));
+    gate.respond(kind, 200, true, r#"{"claim":"lost"}"#);
+    let reply = gate.due_reply();
+    assert_eq!((reply.status, lines(&reply).len()), (401, 0));
+    assert!(reply.body.contains("already used"), "{}", reply.body);
 }
 
 #[test]
