@@ -199,3 +199,28 @@ async fn a_payment_survives_the_sidecar_that_died_over_its_claim() -> anyhow::Re
     assert_eq!(gate.upstream.count(), 1);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tls_no_charge_is_offered_or_taken() -> anyhow::Result<()> {
+    let gate = with_charge("charge-plain").plugin(|plugin| {
+        if let Some(tls) = plugin.pointer_mut("/payment/tls") {
+            *tls = json!("required");
+        }
+    });
+    let gate = gate.start().await?;
+    gate.open(FORECAST).await?;
+    let answer = gate.http().get(FORECAST).send().await?;
+    let lines = answer.headers.get_all("www-authenticate").iter().count();
+    assert_eq!((answer.status, lines), (402, 2));
+    let presented = gate
+        .http()
+        .get(FORECAST)
+        .header("authorization", "Payment e30");
+    let answer = presented.send().await?;
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (403, "")
+    );
+    assert_eq!(gate.upstream.count(), 0);
+    Ok(())
+}
