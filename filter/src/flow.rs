@@ -6,10 +6,14 @@
 
 mod asked;
 mod bootstrap;
+mod claims;
 mod clean;
 mod decide;
 mod limits;
+mod offer;
+mod payment;
 mod place;
+mod receipts;
 mod reply;
 mod sidecar;
 mod stock;
@@ -22,18 +26,24 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use protocol::policy::PluginConfig;
+use protocol::keys::ChallengeKeys;
+use protocol::policy::{ChargeTerms, PluginConfig};
 use protocol::time::UnixSeconds;
 
+pub use self::claims::Claimed;
 pub use self::clean::{Edit, trailers};
+pub use self::receipts::cache_control;
 pub use self::reply::Reply;
 pub use self::sidecar::{Answer, Call, CallKind, Notice};
 pub use self::waiting::Due;
 
 use self::bootstrap::Keys;
+use self::claims::Claims;
 use self::limits::{Clients, Limits};
+use self::offer::Shelves;
+use self::receipts::Receipts;
 use self::sidecar::Sidecar;
-use self::stock::Shelf;
+use self::stock::{Shelf, Wares};
 use self::verdicts::Verdicts;
 use self::waiting::{Turn, Waiting};
 use crate::head::Head;
@@ -50,7 +60,7 @@ pub trait Surroundings {
     fn client(&self) -> Option<IpAddr>;
 }
 
-/// A paid credential that was accepted.
+/// A paid token that was accepted.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Admitted {
     service: Rc<str>,
@@ -62,19 +72,46 @@ pub struct Admitted {
     noted_ms: Cell<u64>,
 }
 
-impl Admitted {
-    /// For the upstream: fields that only the gate sets.
-    #[must_use]
-    pub fn trusted_fields(&self) -> [(&'static str, &str); 4] {
-        [
-            ("x-boltgate-service", &self.service),
-            ("x-boltgate-scheme", "l402"),
-            ("x-boltgate-token-id", &self.token_id),
-            ("x-boltgate-tier", &self.tier),
-        ]
-    }
+/// What a request is forwarded for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Admission {
+    /// A token.
+    Token(Rc<Admitted>),
+    /// A payment for this one response.
+    Charge(Rc<Claimed>),
+}
 
-    #[cfg(test)]
+impl Admission {
+    /// For the upstream: fields that only the gate sets.
+    pub fn trusted_fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        const SERVICE: &str = "x-boltgate-service";
+        const SCHEME: &str = "x-boltgate-scheme";
+        let (fields, count) = match self {
+            Self::Token(token) => (
+                [
+                    (SERVICE, &*token.service),
+                    (SCHEME, "l402"),
+                    ("x-boltgate-token-id", &token.token_id),
+                    ("x-boltgate-tier", &token.tier),
+                ],
+                4,
+            ),
+            Self::Charge(claimed) => (
+                [
+                    (SERVICE, &*claimed.tag.name),
+                    (SCHEME, "charge"),
+                    ("x-boltgate-payment-hash", claimed.payment_hash()),
+                    ("", ""),
+                ],
+                3,
+            ),
+        };
+        fields.into_iter().take(count)
+    }
+}
+
+#[cfg(test)]
+impl Admitted {
     fn for_tests() -> Self {
         Self {
             service: "test".into(),
@@ -104,7 +141,7 @@ pub struct Note {
     /// The service that it matched.
     pub service: Option<ServiceTag>,
     /// The credential that was accepted.
-    pub admitted: Option<Rc<Admitted>>,
+    pub admitted: Option<Admission>,
 }
 
 impl Note {
@@ -131,6 +168,8 @@ pub enum Decision<'h> {
     Reply(Box<Reply>),
     /// Hold it; its stream comes up as [`Due`] later.
     Hold,
+    /// The same, after these edits: it will not be decided anew.
+    HoldCleaned(Vec<Edit<'h>>),
 }
 
 impl Decision<'_> {
@@ -161,7 +200,13 @@ struct State {
     verdicts: Verdicts,
     clients: Clients,
     shelves: Vec<Shelf>,
+    /// By the number of the service.
+    shelves_of: Vec<Shelves>,
     waiting: Waiting,
+    /// By the number of the service, for those that sell by charge.
+    charge_keys: Vec<Option<ChallengeKeys>>,
+    claims: Claims,
+    receipts: Receipts,
 }
 
 impl Gate {
@@ -178,6 +223,7 @@ impl Gate {
             .vm
             .last_chunk::<8>()
             .map_or(1, |bytes| u64::from_le_bytes(*bytes));
+        let (shelves, shelves_of) = shelves_for(&config);
         let state = State {
             names: services
                 .iter()
@@ -187,11 +233,12 @@ impl Gate {
             keys: Keys::default(),
             verdicts: Verdicts::default(),
             clients: Clients::new(limits, seed),
-            shelves: services
-                .iter()
-                .map(|s| Shelf::new(s.template().clone()))
-                .collect(),
+            shelves,
+            shelves_of,
             waiting: Waiting::new(services.len()),
+            charge_keys: Vec::new(),
+            claims: Claims::default(),
+            receipts: Receipts::default(),
         };
         Self { config, state }
     }
@@ -199,8 +246,12 @@ impl Gate {
     /// Takes over what another gate of this VM knows from the same sidecar, so that a new
     /// configuration need not wait for keys.
     pub fn inherit(&mut self, other: &Self) {
-        if self.config.sidecar == other.config.sidecar && self.state.keys.is_absent() {
-            self.state.keys = other.state.keys.clone();
+        if self.config.sidecar == other.config.sidecar {
+            if self.state.keys.is_absent() {
+                self.state.keys = other.state.keys.clone();
+                self.state.charge_keys = payment::charge_keys(&self.config, &self.state.keys);
+            }
+            self.state.claims.inherit(&other.state.claims);
         }
     }
 
@@ -224,6 +275,10 @@ impl Gate {
             .sidecar
             .poll(&self.config, now_ms, &self.state.keys);
         self.state.restock_all(&self.config, now_ms);
+        if payment::IS_BUILT_IN {
+            self.state.expire_claims(now_ms);
+            self.state.tell_abandoned(&self.config, now_ms);
+        }
     }
 
     /// The stream is held, or waits for its turn.
@@ -243,20 +298,50 @@ impl Gate {
         self.state.waiting.next_due()
     }
 
-    /// The answer to a held request, or `None` if it is to be decided as if it had just come.
-    #[must_use]
-    pub fn answer(&self, due: Due) -> Option<Reply> {
+    /// What becomes of a held request, or `None` if it is to be decided as if it had just come.
+    pub fn answer(&mut self, due: Due) -> Option<Decision<'static>> {
+        if let Turn::Forward { claimed, .. } = &due.turn {
+            self.state.receipts.await_one(due.stream, claimed.clone());
+        }
         decide::answer(&self.config, &self.state, due.turn)
     }
 
-    /// The stream of a held request has gone. An offer for it stays unseen and can be sold.
+    /// The stream of a held request has gone. Offers for it stay unseen and can be sold, and what
+    /// it has claimed it will not get.
     pub fn gone(&mut self, due: Due) {
-        if let Turn::Challenge { shelf, offer, .. } = due.turn
-            && let Some(shelf) = self.state.shelves.get_mut(shelf)
-        {
-            shelf.put_back(offer);
+        match due.turn {
+            Turn::Challenge {
+                service, offers, ..
+            } => self.state.put_back(service, offers),
+            Turn::Forward { claimed, .. } => self.state.claims.abandon(claimed.attempt.clone()),
+            Turn::Decide | Turn::Refuse { .. } | Turn::Unauthorized { .. } => {}
         }
     }
+}
+
+/// A shelf for each scheme of each service, and which are whose.
+fn shelves_for(config: &PluginConfig) -> (Vec<Shelf>, Vec<Shelves>) {
+    let services = config.policy.services();
+    let mut shelves = Vec::new();
+    let mut shelves_of = vec![Shelves::default(); services.len()];
+    let mut put = |service: usize, wares: Option<Wares>| {
+        let wares = wares?;
+        shelves.push(Shelf::new(service, wares));
+        shelves.len().checked_sub(1)
+    };
+    for (index, (service, Shelves(of))) in services.iter().zip(&mut shelves_of).enumerate() {
+        let tokens = || Wares::Tokens(service.template().clone());
+        let charges = |terms: ChargeTerms| Wares::Charges {
+            service: service.name().to_owned(),
+            amount: terms.amount,
+        };
+        let terms = service.charge().filter(|_| payment::IS_BUILT_IN);
+        *of = [
+            put(index, service.sells_l402().then(tokens)),
+            put(index, terms.map(charges)),
+        ];
+    }
+    (shelves, shelves_of)
 }
 
 fn millis(duration: std::time::Duration) -> u64 {

@@ -25,6 +25,10 @@ pub struct Head<'h> {
     pub authorization_repeated: bool,
     /// A field in which gRPC clients send a macaroon is there (spec/l402 section 2.3).
     pub has_metadata: bool,
+    /// `payment-authorization` is there.
+    pub has_payment_authorization: bool,
+    /// The client's connection is, or is said to be, TLS: `:scheme`.
+    pub is_https: bool,
     /// A field in our own name space, which only the gate may set.
     pub has_ours: bool,
     /// A field by which some upstreams take another path or method than that of the request.
@@ -49,6 +53,7 @@ impl<'h> Head<'h> {
                 b":method" => head.method = value,
                 b":path" => head.path = Some(value),
                 b":authority" => head.authority = value,
+                b":scheme" => head.is_https = value.eq_ignore_ascii_case(b"https"),
                 b"content-type" => head.content_type = Some(value),
                 b"origin" => head.origin = Some(value),
                 b"access-control-request-method" => head.requested_method = Some(value),
@@ -58,6 +63,7 @@ impl<'h> Head<'h> {
                     head.authorization = head.authorization.or(Some(value));
                 }
                 b"macaroon" | b"grpc-metadata-macaroon" | b"token" => head.has_metadata = true,
+                b"payment-authorization" => head.has_payment_authorization = true,
                 [b'x' | b'X', ..] => {
                     head.has_ours |= is_ours(name);
                     head.has_overrides |= is_override(name);

@@ -9,6 +9,8 @@
 //! another callback.
 
 mod metrics;
+#[cfg(feature = "payment")]
+mod receipts;
 mod turns;
 
 use std::cell::{Cell, RefCell};
@@ -21,6 +23,8 @@ use protocol::policy::PluginConfig;
 use proxy_wasm::types::LogLevel;
 
 use self::metrics::Metrics;
+#[cfg(feature = "payment")]
+pub(crate) use self::receipts::on_response_headers;
 use self::turns::Calls;
 use crate::abi::{self, Action, Buffer, Map};
 use crate::flow::{Decision, Edit, Gate, Note, Notice, Origin, Reply, Surroundings, trailers};
@@ -77,6 +81,10 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
             return false;
         }
     };
+    if config.payment.is_some() && !cfg!(feature = "payment") {
+        error!("plugin configuration: payment: this module is built without the Payment scheme");
+        return false;
+    }
     let token = std::env::var(&config.sidecar.token_env).ok();
     let vm = random();
     let mut gate = Gate::new(config, Origin { token, vm });
@@ -162,6 +170,15 @@ pub(crate) fn on_request_headers(context: u32) -> Action {
         }
         Decision::Hold => {
             forget_ours(&head);
+            Action::StopAll
+        }
+        Decision::HoldCleaned(edits) => {
+            if clean(&edits).is_err() {
+                if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                    gate.let_go(context);
+                }
+                return refuse_without_gate();
+            }
             Action::StopAll
         }
     };
@@ -276,6 +293,13 @@ fn forward(root: &Root, map: Map, edits: &[Edit<'_>], note: &Note) -> abi::Hoste
     }
     tell(root, note);
     Ok(())
+}
+
+/// Makes the edits in the headers of a request that is held.
+fn clean(edits: &[Edit<'_>]) -> abi::Hosted<()> {
+    edits
+        .iter()
+        .try_for_each(|edit| apply(Map::RequestHeaders, edit))
 }
 
 fn apply(map: Map, edit: &Edit<'_>) -> abi::Hosted<()> {

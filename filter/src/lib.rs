@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`flow`] | the gate: a pure state machine, events in, decisions and calls out |
 //! | [`head`], [`pairs`], [`path`] | what a request says, read in place |
-//! | `json` | answers of the sidecar |
 //! | [`lease`] | what this VM may spend of accounts without asking |
 //! | [`outcome`] | the closed set of words in logs and metrics |
 //! | `host` | callbacks of Envoy to events, decisions to host calls; wasm only |
@@ -15,7 +14,6 @@
 
 pub mod flow;
 pub mod head;
-mod json;
 pub mod lease;
 pub mod outcome;
 pub mod pairs;

@@ -44,6 +44,8 @@ outcomes! {
     Ambiguous = "ambiguous",
     /// 404: on a host of ours, matched by no service.
     Unmatched = "unmatched",
+    /// 403: sold by the Payment scheme only, and the request came without TLS.
+    Insecure = "insecure",
     /// A CORS preflight, answered here.
     Preflight = "preflight",
 }

@@ -79,8 +79,25 @@ impl Msat {
 
 /// An amount in whole satoshi: the unit of the Payment scheme, which knows no smaller one
 /// (spec/payment-auth sections 2.3 and 2.4). No operators, for the reason [`Msat`] has none.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(try_from = "u64", into = "u64")]
 pub struct Sat(u64);
+
+impl TryFrom<u64> for Sat {
+    type Error = &'static str;
+
+    fn try_from(sat: u64) -> Result<Self, Self::Error> {
+        Self::new(sat).ok_or("more than all bitcoin there can be")
+    }
+}
+
+impl From<Sat> for u64 {
+    fn from(amount: Sat) -> Self {
+        amount.0
+    }
+}
 
 impl Sat {
     /// All bitcoin there can ever be, in satoshi.

@@ -4,6 +4,8 @@
 //! sidecar itself made carries [`MARKER_HEADER`], because Envoy reports an unreachable sidecar as
 //! an ordinary 503 or 504 response. An answer without the marker means nothing.
 
+pub mod charge;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
@@ -63,6 +65,8 @@ pub struct KeyGeneration {
     pub state: KeyState,
     /// `HMAC(master, "boltgate/l402/v0")`, 64 hex digits.
     pub l402: String,
+    /// `HMAC(master, "boltgate/payment/v0")`, 64 hex digits: the root of the challenge keys.
+    pub payment: String,
 }
 
 impl std::fmt::Debug for KeyGeneration {
@@ -245,6 +249,7 @@ mod tests {
             generation,
             state: KeyState::Retired,
             l402: hash.clone(),
+            payment: hash.clone(),
         });
         let bootstrap = Bootstrap {
             version: format!("{}.{}", "ab".repeat(16), u64::MAX),

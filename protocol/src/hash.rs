@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::encoding::{DecodeError, hex_decode, hex_encode};
@@ -10,7 +11,7 @@ use crate::secret::Secret;
 
 /// SHA-256 of one message.
 #[must_use]
-pub(crate) fn sha256(message: &[u8]) -> [u8; 32] {
+pub fn sha256(message: &[u8]) -> [u8; 32] {
     Sha256::digest(message).into()
 }
 
@@ -43,6 +44,19 @@ impl FromStr for PaymentHash {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         hex_decode(text).map(Self)
+    }
+}
+
+impl Serialize for PaymentHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PaymentHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::l402::{Identifier, RootKeys};
 use crate::mac::{self, MacKey};
 use crate::secret::Secret;
 
-pub use payment::{ChallengeKey, ChallengeKeys, PaymentKey, PaymentKeys};
+pub use payment::{ChallengeKey, ChallengeKeys, PaymentKey, PaymentKeys, generation_of};
 
 const L402_LABEL: &[u8] = b"boltgate/l402/v0";
 const ROOT_KEY_LABEL: &[u8] = b"l402-root-key/v0\0";

@@ -19,6 +19,7 @@ pub mod api;
 pub mod encoding;
 pub mod hash;
 pub mod http;
+pub mod json;
 pub mod keys;
 pub mod l402;
 pub mod lease;

@@ -15,11 +15,11 @@ mod schema;
 mod service;
 
 pub use canonical::{Ambiguity, Canonical, canonical};
-pub use config::{ClientLimits, InvalidStatus, PluginConfig, SidecarRef, Unmatched};
+pub use config::{ClientLimits, InvalidStatus, Payment, PluginConfig, SidecarRef, Tls, Unmatched};
 pub use error::{ConfigError, ConfigErrors};
 #[cfg(feature = "schema")]
 pub use schema::schema_text;
-pub use service::{Rule, Service};
+pub use service::{ChargeTerms, Rule, Service};
 
 use index::{HostIndex, Verdict};
 use matcher::Case;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::policy::{
-    Access, Found, InvalidStatus, MAX_PATH_LEN, PluginConfig, RequestView, Unmatched,
+    Access, Found, InvalidStatus, MAX_PATH_LEN, PluginConfig, RequestView, Tls, Unmatched,
 };
 use serde_json::{Value, json};
 
@@ -169,6 +169,77 @@ fn every_error_is_reported_at_once_with_its_path() {
         );
     }
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn a_service_is_sold_by_the_schemes_that_it_names() {
+    let config = read(&config::full());
+    let [weather, maps] = config.policy.services() else {
+        panic!("two services")
+    };
+    let terms = weather.charge().unwrap();
+    assert_eq!((terms.amount.get(), terms.settled), (10, false));
+    assert!(weather.sells_l402() && maps.sells_l402() && maps.charge().is_none());
+    let payment = config.payment.unwrap();
+    assert_eq!(
+        (payment.realm.as_str(), payment.tls),
+        ("api.example.com", Tls::Required)
+    );
+}
+
+#[test]
+fn what_cannot_be_sold_by_charge_is_an_error() {
+    let errors = |payment: &str, service: &str| {
+        let text = format!(
+            r#"{{"sidecar":{{"cluster":"c"}},{payment}"services":[{{"name":"a",
+                "match":[{{"hosts":["a.com"]}}],{service}}}]}}"#
+        );
+        errors_of(&text).join("\n")
+    };
+    let realm = r#""payment":{"realm":"r"},"#;
+    let charge = r#""schemes":["charge"],"price":{"sat":1}"#;
+    for (payment, service, expected) in [
+        ("", charge, "payment: missing"),
+        (r#""payment":{},"#, charge, "payment.realm: missing"),
+        (
+            r#""payment":{"realm":"a|b"},"#,
+            charge,
+            "payment.realm: must not contain '|'",
+        ),
+        (
+            r#""payment":{"realm":"a\u0007"},"#,
+            charge,
+            "payment.realm: must be printable",
+        ),
+        (
+            r#""payment":{"realm":"r","tls":"no"},"#,
+            charge,
+            "payment.tls: expected \"required\"",
+        ),
+        (
+            realm,
+            r#""schemes":[],"price":{"sat":1}"#,
+            "services[0].schemes: expected 1 to 2",
+        ),
+        (
+            realm,
+            r#""schemes":["charge","charge"],"price":{"sat":1}"#,
+            "services[0].schemes[1]: scheme \"charge\" is given twice",
+        ),
+        (
+            realm,
+            r#""schemes":["session"],"price":{"sat":1}"#,
+            "services[0].schemes[0]: expected \"l402\" or \"charge\"",
+        ),
+        (
+            realm,
+            r#""schemes":["charge"],"price":{"msat":1500}"#,
+            "services[0].price: must be whole satoshis",
+        ),
+    ] {
+        let found = errors(payment, service);
+        assert!(found.starts_with(expected), "{expected}\nfound {found}");
+    }
 }
 
 #[test]

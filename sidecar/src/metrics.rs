@@ -47,6 +47,18 @@ label_values! {
 }
 
 label_values! {
+    /// What became of a claim.
+    ClaimOutcome {
+        Won = "won",
+        Lost = "lost",
+        Busy = "busy",
+        Unsettled = "unsettled",
+        Invalid = "invalid",
+        Ledger = "ledger",
+    }
+}
+
+label_values! {
     /// Calls of the Lightning port.
     Rpc {
         AddInvoice = "add_invoice",
@@ -68,7 +80,10 @@ label_values! {
 label_values! {
     /// Routes of the API.
     Route {
+        Abandon = "abandon",
         Bootstrap = "bootstrap",
+        ChargeOffers = "charge_offers",
+        Claim = "claim",
         Offers = "offers",
         Other = "other",
     }
@@ -79,6 +94,13 @@ label_values! {
 pub struct OfferLabels {
     /// What became of it.
     pub outcome: OfferOutcome,
+}
+
+/// Labels of a claim.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ClaimLabels {
+    /// What became of it.
+    pub outcome: ClaimOutcome,
 }
 
 /// Labels of a call to the node.
@@ -119,6 +141,9 @@ pub struct SchemeLabels {
 pub struct Metrics {
     registry: Registry,
     pub offers: Family<OfferLabels, Counter>,
+    pub claims: Family<ClaimLabels, Counter>,
+    pub abandoned: Counter,
+    pub freed: Counter,
     pub pool_ready: Gauge,
     pub pool_minting: Gauge,
     pub outstanding: Gauge,
@@ -153,6 +178,9 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("boltgate_sidecar"),
             offers: Family::default(),
+            claims: Family::default(),
+            abandoned: Counter::default(),
+            freed: Counter::default(),
             pool_ready: Gauge::default(),
             pool_minting: Gauge::default(),
             outstanding: Gauge::default(),
@@ -191,6 +219,21 @@ impl Metrics {
             "offers",
             "Requests for offers by outcome",
             self.offers.clone(),
+        );
+        registry.register(
+            "charge_claims",
+            "Claims of charges by outcome",
+            self.claims.clone(),
+        );
+        registry.register(
+            "charge_attempts_abandoned",
+            "Attempts to claim that were refused without forwarding, repeated reports included",
+            self.abandoned.clone(),
+        );
+        registry.register(
+            "charge_claims_freed",
+            "Claims that were won and abandoned",
+            self.freed.clone(),
         );
         registry.register(
             "pool_ready_invoices",

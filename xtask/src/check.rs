@@ -20,7 +20,7 @@ pub(crate) fn command() -> anyhow::Result<()> {
         "warnings",
     ]))?;
     step("lints, filter on wasm");
-    for features in [&[][..], &["--features", "trap"]] {
+    for features in [&[][..], &["--no-default-features"], &["--features", "trap"]] {
         run(cargo(&[
             "clippy",
             "--locked",

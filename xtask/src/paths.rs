@@ -31,6 +31,11 @@ pub(crate) fn filter_wasm() -> PathBuf {
     target().join("boltgate/filter.wasm")
 }
 
+/// The filter without the Payment scheme.
+pub(crate) fn l402_wasm() -> PathBuf {
+    target().join("boltgate/filter-l402.wasm")
+}
+
 /// The filter with a route that traps, for tests of a crashing VM.
 pub(crate) fn trap_wasm() -> PathBuf {
     target().join("boltgate/filter-trap.wasm")

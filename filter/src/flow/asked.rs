@@ -4,16 +4,21 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use protocol::l402::{self, Refusal, Target};
-use protocol::policy::{Access, PluginConfig};
+use protocol::payment::CredentialError;
+use protocol::policy::{Access, PluginConfig, Service};
 
-use super::clean::{self, Edit, Presented};
+use super::claims::Claiming;
+use super::clean::{self, Edit, PaymentCredential, Presented};
 use super::decide::{answer, outcome_of, seconds};
 use super::limits::Client;
+use super::payment::{self, Unpaid};
 use super::place::Matched;
-use super::reply::{Manner, Reply};
+use super::reply::{Manner, Reply, Why};
 use super::verdicts::Key;
-use super::waiting::{Turn, Unoffered, Waiter};
-use super::{Admitted, Decision, Note, RETRY_AFTER_SECONDS, State, Surroundings, millis};
+use super::waiting::{Unoffered, Waiter, Wanted};
+use super::{
+    Admission, Admitted, Decision, Note, RETRY_AFTER_SECONDS, State, Surroundings, millis,
+};
 use crate::head::Head;
 use crate::outcome::Outcome;
 
@@ -27,7 +32,7 @@ const NOTED_MS: u64 = 60_000;
 /// Why no credential was accepted.
 enum Refused {
     /// What is wrong with the best one; `None` if there was none.
-    Because(Option<Refusal>),
+    Because(Option<Why>),
     /// It may be good: its key generation is unknown, and we have not heard of the sidecar lately.
     KeyUnknownToUs,
 }
@@ -64,8 +69,18 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         }
         let before = edits.len();
         let mut presented = clean::take_credentials(self.head, true, &mut edits);
+        let payment = presented.payment.take();
+        let sells_charge = state.terms(self.config, self.matched.index).is_some();
+        if sells_charge && matches!(payment, Some(Err(CredentialError::Several))) {
+            return self.bad_credential(state, CredentialError::Several.into());
+        }
         match self.verify(state, &mut presented, now_ms) {
             Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
+            Err(Refused::Because(refused)) => match payment {
+                Some(payment) if sells_charge => self.charge(state, edits, &payment, now_ms),
+                Some(_) => self.refuse(state, refused.or(Some(Why::SCHEME_NOT_SOLD)), now_ms),
+                None => self.refuse(state, refused, now_ms),
+            },
             Ok(admitted) => {
                 let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
                 if let Some((_, text)) = text.filter(|_| is_all_ours) {
@@ -74,12 +89,88 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 state.clients.has_paid(self.client(), now_ms);
                 self.admit(state, edits, admitted)
             }
-            Err(Refused::Because(refused)) => self.refuse(state, refused, now_ms),
         }
+    }
+
+    /// A credential of the Payment scheme, to a service that sells by it: if all is well it is
+    /// claimed, as the last thing that could refuse it.
+    fn charge(
+        &self,
+        state: &mut State,
+        edits: Vec<Edit<'h>>,
+        presented: &PaymentCredential,
+        now_ms: u64,
+    ) -> Decision<'h> {
+        let index = self.matched.index;
+        let (Some(payment), Some(Some(keys))) =
+            (&self.config.payment, state.charge_keys.get(index))
+        else {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        };
+        if !payment::is_private(payment, self.head) {
+            return Decision::reply(Reply::insecure(
+                self.manner,
+                self.note(state, Outcome::Insecure),
+            ));
+        }
+        let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
+        let judged = payment::judge(presented, payment, keys, may_lack_a_key, seconds(now_ms));
+        let charge = match judged {
+            Ok(charge) => charge,
+            Err(Unpaid::KeyUnknownToUs) => return self.unavailable(state, RETRY_AFTER_SECONDS),
+            Err(Unpaid::Refused(refusal)) if refusal.status() == 400 => {
+                return self.bad_credential(state, refusal);
+            }
+            Err(Unpaid::Refused(refusal)) => {
+                return self.refuse(state, Some(refusal.into()), now_ms);
+            }
+        };
+        if state.is_full(self.config) || state.claims.is_full() {
+            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        }
+        let claiming = Claiming {
+            stream: self.stream,
+            service: index,
+            manner: self.manner,
+            client: self.client(),
+            wanted: match self.matched.access {
+                Access::NoInvoice => Wanted::NOTHING,
+                Access::Free | Access::Priced => self.wanted(state),
+            },
+            charge,
+        };
+        if state.claim(self.config, claiming, now_ms) {
+            Decision::HoldCleaned(edits)
+        } else {
+            self.unavailable(state, RETRY_AFTER_SECONDS)
+        }
+    }
+
+    /// The schemes by which this request can be sold to.
+    fn wanted(&self, state: &State) -> Wanted {
+        let service = self.config.policy.services().get(self.matched.index);
+        let l402 = service.is_some_and(Service::sells_l402);
+        let sells_charge = state.terms(self.config, self.matched.index).is_some();
+        let charge = match &self.config.payment {
+            Some(payment) if sells_charge => {
+                payment::is_private(payment, self.head)
+                    && (!l402 || payment::accepts_charge(self.head))
+            }
+            _ => false,
+        };
+        Wanted { l402, charge }
+    }
+
+    fn bad_credential(&self, state: &State, refusal: protocol::payment::Refusal) -> Decision<'h> {
+        let note = self.note(state, Outcome::Refused);
+        Decision::reply(Reply::bad_credential(refusal, self.manner, note))
     }
 
     /// The field that holds a credential, if there is only one that could.
     fn only_credential(&self) -> Option<(&'static [u8], &'h [u8])> {
+        if self.head.has_payment_authorization {
+            return None;
+        }
         match (self.head.authorization, self.head.has_metadata) {
             (Some(value), false) if !self.head.authorization_repeated => {
                 Some((b"authorization", value))
@@ -127,6 +218,14 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         let Some(service) = state.names.get(self.matched.index) else {
             return Err(Refused::Because(None));
         };
+        let policy = self.config.policy.services();
+        if !policy
+            .get(self.matched.index)
+            .is_some_and(Service::sells_l402)
+        {
+            let refused = presented.has_l402().then_some(Why::SCHEME_NOT_SOLD);
+            return Err(Refused::Because(refused));
+        }
         let target = Target {
             service,
             capability: self.matched.capability,
@@ -162,104 +261,48 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         Err(if is_key_unknown {
             Refused::KeyUnknownToUs
         } else {
-            Refused::Because(refused)
+            Refused::Because(refused.map(Why::from))
         })
     }
 
     fn admit(&self, state: &State, edits: Vec<Edit<'h>>, admitted: Rc<Admitted>) -> Decision<'h> {
         let note = Note {
-            admitted: Some(admitted),
+            admitted: Some(Admission::Token(admitted)),
             ..self.note(state, Outcome::Paid)
         };
         Decision::Forward { edits, note }
     }
 
     /// No good credential: an offer, where one may be made.
-    fn refuse(&self, state: &mut State, refused: Option<Refusal>, now_ms: u64) -> Decision<'h> {
-        let refused = refused.map(Refusal::reason);
-        let outcome = outcome_of(refused);
+    fn refuse(&self, state: &mut State, refused: Option<Why>, now_ms: u64) -> Decision<'h> {
+        let outcome = outcome_of(refused.is_some());
         if self.matched.access == Access::NoInvoice {
             let note = self.note(state, outcome);
-            return Decision::reply(Reply::unauthorized(refused, self.manner, note));
+            let reason = refused.map(|why| why.reason);
+            return Decision::reply(Reply::unauthorized(reason, self.manner, note));
         }
-        let client = self.client();
-        if let Err(retry_after) = state.clients.take(client, now_ms) {
+        let wanted = self.wanted(state);
+        if wanted == Wanted::NOTHING {
             let note = self.note(state, outcome);
-            return Decision::reply(Reply::limited(retry_after, self.manner, note));
+            return Decision::reply(Reply::insecure(self.manner, note));
         }
-        let index = self.matched.index;
         let unoffered = Unoffered {
             manner: self.manner,
             refused,
-            client,
+            client: self.client(),
+            wanted,
         };
-        let Some(shelf) = state.shelves.get_mut(index) else {
-            return self.unavailable(state, RETRY_AFTER_SECONDS);
-        };
-        shelf.note_demand(now_ms);
-        // Who waits came first.
-        if state.waiting.count_for(index) == 0
-            && let Some(offer) = shelf.take(seconds(now_ms))
-        {
-            state.restock(self.config, index, now_ms);
-            let turn = Turn::Challenge {
-                shelf: index,
-                unoffered,
-                offer,
-            };
-            return match answer(self.config, state, turn) {
-                Some(reply) => Decision::reply(reply),
-                None => self.unavailable(state, RETRY_AFTER_SECONDS),
-            };
+        let stream = (self.stream, now_ms);
+        match state.offer(self.config, stream, self.matched.index, unoffered, now_ms) {
+            None => Decision::Hold,
+            Some(turn) => answer(self.config, state, turn)
+                .unwrap_or_else(|| self.unavailable(state, RETRY_AFTER_SECONDS)),
         }
-        if let Some(no_offers) = shelf.refusal(now_ms) {
-            state.clients.give_back(client, now_ms);
-            let manner = self.manner;
-            let (status, retry_after_seconds) = (no_offers.status, no_offers.retry_after_seconds);
-            let turn = Turn::Refuse {
-                shelf: Some(index),
-                manner,
-                status,
-                retry_after_seconds,
-            };
-            return match answer(self.config, state, turn) {
-                Some(reply) => Decision::reply(reply),
-                None => self.unavailable(state, RETRY_AFTER_SECONDS),
-            };
-        }
-        self.hold_for_offer(state, index, unoffered, now_ms)
-    }
-
-    fn hold_for_offer(
-        &self,
-        state: &mut State,
-        index: usize,
-        unoffered: Unoffered,
-        now_ms: u64,
-    ) -> Decision<'h> {
-        let client = unoffered.client;
-        if self.is_full(state) {
-            state.clients.give_back(client, now_ms);
-            return self.unavailable(state, RETRY_AFTER_SECONDS);
-        }
-        // The call's own timeout comes first; the deadline is for when even that does not come.
-        let patience = millis(self.config.sidecar.timeout).saturating_add(250);
-        let waiter = Waiter {
-            stream: self.stream,
-            since_ms: now_ms,
-            deadline_ms: now_ms.saturating_add(patience),
-            what: unoffered,
-        };
-        if !state.waiting.for_offer(index, waiter) {
-            return self.unavailable(state, RETRY_AFTER_SECONDS);
-        }
-        state.restock(self.config, index, now_ms);
-        Decision::Hold
     }
 
     fn hold_for_keys(&self, state: &mut State, now_ms: u64) -> Decision<'h> {
         let patience = millis(self.config.bootstrap_wait);
-        if patience == 0 || self.is_full(state) || !state.sidecar.has_token() {
+        if patience == 0 || state.is_full(self.config) || !state.sidecar.has_token() {
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
         state.waiting.for_keys(Waiter {
@@ -269,10 +312,6 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             what: self.manner,
         });
         Decision::Hold
-    }
-
-    fn is_full(&self, state: &State) -> bool {
-        state.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(usize::MAX)
     }
 
     fn unavailable(&self, state: &State, retry_after: u64) -> Decision<'h> {

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use protocol::encoding::hex_decode;
-use protocol::keys::{L402Key, L402Keys};
+use protocol::keys::{L402Key, L402Keys, PaymentKey, PaymentKeys};
 
-use crate::json::Json;
+use protocol::json::Json;
 
 /// How soon to ask again while there are no keys yet: at first, and later. The very first call is
 /// made while Envoy reads its configuration, has no clusters yet, and fails at once.
@@ -43,6 +43,10 @@ pub(super) struct Keys {
     version: Option<String>,
     /// All generations with which a credential may be verified.
     pub(super) l402: L402Keys,
+    /// The same generations: challenge keys come from these.
+    pub(super) payment: PaymentKeys,
+    /// The generation that issues.
+    pub(super) current: Option<u8>,
     denied: DenyList,
     /// When the answer that these keys and this list are known from was asked for.
     asked_ms: u64,
@@ -96,17 +100,24 @@ impl Keys {
             self.denied.remove(hash);
         }
         self.denied.extend(add);
+        self.current = keys
+            .iter()
+            .find(|key| key.is_current)
+            .map(|key| key.generation);
         let are_same = self.l402.len() == keys.len()
-            && keys.iter().all(|(generation, _, hex)| {
-                self.l402
-                    .get(*generation)
-                    .is_some_and(|known| known.expose_hex() == *hex)
+            && keys.iter().all(|key| {
+                let l402 = self.l402.get(key.generation);
+                let payment = self.payment.get(key.generation);
+                l402.is_some_and(|known| known.expose_hex() == key.l402.expose_hex())
+                    && payment.is_some_and(|known| known.expose_hex() == key.payment.expose_hex())
             });
         if !are_same {
-            self.l402 = keys
-                .into_iter()
-                .map(|(generation, key, _)| (generation, key))
-                .collect();
+            self.l402 = L402Keys::new();
+            self.payment = PaymentKeys::new();
+            for key in keys {
+                self.l402.insert(key.generation, key.l402);
+                self.payment.insert(key.generation, key.payment);
+            }
             self.generation += 1;
         }
         self.version = Some(version.to_owned());
@@ -115,11 +126,22 @@ impl Keys {
     }
 }
 
-fn key(json: &Json<'_>) -> Option<(u8, L402Key, String)> {
-    let generation = json.number("generation")?.try_into().ok()?;
-    let key = L402Key::new(hex_decode(json.text("l402")?).ok()?);
-    let hex = key.expose_hex();
-    Some((generation, key, hex))
+/// What [`protocol::api::KeyGeneration`] says.
+struct KeyGeneration {
+    generation: u8,
+    is_current: bool,
+    l402: L402Key,
+    payment: PaymentKey,
+}
+
+fn key(json: &Json<'_>) -> Option<KeyGeneration> {
+    let key = |name| hex_decode(json.text(name)?).ok();
+    Some(KeyGeneration {
+        generation: json.number("generation")?.try_into().ok()?,
+        is_current: json.text("state")? == "current",
+        l402: L402Key::new(key("l402")?),
+        payment: PaymentKey::new(key("payment")?),
+    })
 }
 
 fn hashes(list: &[Json<'_>]) -> Option<Vec<[u8; 32]>> {

@@ -6,9 +6,12 @@ use protocol::l402::authorization::{self, Authorization, Upstream};
 use protocol::l402::metadata::{self, Metadata};
 use protocol::l402::{Budget, Credential, Identifier, Malformed};
 use protocol::macaroon::Macaroon;
+use protocol::payment::{self, CredentialError};
 
 use crate::head::{Head, METADATA, is_ours, is_override};
 use crate::pairs::Pairs;
+
+const PAYMENT_AUTHORIZATION: &[u8] = payment::authorization::PAYMENT_AUTHORIZATION.as_bytes();
 
 /// A change of the request's header fields.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,16 +37,25 @@ fn remove<'h>(pairs: &Pairs<'h>, which: fn(&[u8]) -> bool, edits: &mut Vec<Edit<
     edits.extend(names.filter(|name| which(name)).map(Edit::Remove));
 }
 
+/// A credential of the Payment scheme, or why what was meant as one is none.
+pub(super) type PaymentCredential = Result<payment::authorization::Presented, CredentialError>;
+
 /// What the client presents to us.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Presented {
     pub(super) credentials: Vec<Credential>,
     pub(super) malformed: Option<Malformed>,
     /// What is left for their verification.
     pub(super) budget: Budget,
+    pub(super) payment: Option<PaymentCredential>,
 }
 
 impl Presented {
+    /// Something of L402 was presented, usable or not.
+    pub(super) const fn has_l402(&self) -> bool {
+        !self.credentials.is_empty() || self.malformed.is_some()
+    }
+
     fn note(&mut self, malformed: Option<Malformed>) {
         self.malformed = self.malformed.or(malformed);
     }
@@ -53,10 +65,17 @@ impl Presented {
 /// credential alone in its field, is known without decoding it.
 pub(super) fn drop_credentials<'h>(head: &Head<'h>, host_is_ours: bool, edits: &mut Vec<Edit<'h>>) {
     let is_plain = |value: &[u8]| {
-        let scheme_ends = value.get(4).is_some_and(|byte| *byte == b' ');
-        scheme_ends && has_our_scheme(value) && !value.contains(&b',')
+        let name = if has_l402_scheme(value) {
+            4
+        } else if has_payment_scheme(value) {
+            payment::SCHEME.len()
+        } else {
+            return false;
+        };
+        value.get(name) == Some(&b' ') && !value.contains(&b',')
     };
     if !head.has_metadata
+        && !head.has_payment_authorization
         && !head.authorization_repeated
         && head.authorization.is_some_and(is_plain)
     {
@@ -75,22 +94,43 @@ pub(super) fn take_credentials<'h>(
     edits: &mut Vec<Edit<'h>>,
 ) -> Presented {
     let mut presented = Presented::default();
-    if head
-        .authorization
-        .is_some_and(|value| head.authorization_repeated || could_be_ours(value))
-    {
-        let Authorization {
-            credentials,
-            malformed,
-            upstream,
-        } = authorization::parse_within(head.pairs.values(b"authorization"), &mut presented.budget);
-        presented.credentials = credentials;
-        presented.note(malformed);
-        match upstream {
-            Upstream::Untouched => {}
-            Upstream::Removed => edits.push(Edit::Remove(b"authorization")),
-            Upstream::Replaced(value) => edits.push(Edit::Replace(b"authorization", value)),
+    let could_hold = |has_scheme: fn(&[u8]) -> bool| {
+        head.authorization.is_some_and(|value| {
+            head.authorization_repeated
+                || value.contains(&b',')
+                || has_scheme(value.trim_ascii_start())
+        })
+    };
+    let mut upstream = Upstream::Untouched;
+    if could_hold(has_l402_scheme) {
+        let values = head.pairs.values(b"authorization");
+        let found: Authorization = authorization::parse_within(values, &mut presented.budget);
+        presented.credentials = found.credentials;
+        presented.note(found.malformed);
+        upstream = found.upstream;
+    }
+    let is_known = super::payment::IS_BUILT_IN;
+    if is_known && (head.has_payment_authorization || could_hold(has_payment_scheme)) {
+        // What L402 leaves: after a credential of the one scheme that of the other begins anew.
+        let left: Vec<&[u8]> = match &upstream {
+            Upstream::Untouched => head.pairs.values(b"authorization").collect(),
+            Upstream::Removed => Vec::new(),
+            Upstream::Replaced(value) => vec![value],
+        };
+        let own_field = head.pairs.values(PAYMENT_AUTHORIZATION);
+        let found = payment::authorization::parse(left, own_field);
+        presented.payment = found.presented.transpose();
+        if found.upstream != Upstream::Untouched {
+            upstream = found.upstream;
         }
+    }
+    match upstream {
+        Upstream::Untouched => {}
+        Upstream::Removed => edits.push(Edit::Remove(b"authorization")),
+        Upstream::Replaced(value) => edits.push(Edit::Replace(b"authorization", value)),
+    }
+    if is_known && head.has_payment_authorization {
+        edits.push(Edit::Remove(PAYMENT_AUTHORIZATION));
     }
     if head.has_metadata {
         for name in METADATA {
@@ -136,15 +176,17 @@ fn is_a_token(bytes: &[u8]) -> bool {
     Macaroon::parse(bytes).is_ok_and(|macaroon| Identifier::parse(macaroon.identifier()).is_ok())
 }
 
-/// One look at a single credential of another scheme, which is what most requests carry.
-fn could_be_ours(value: &[u8]) -> bool {
-    value.contains(&b',') || has_our_scheme(value.trim_ascii_start())
-}
-
-fn has_our_scheme(value: &[u8]) -> bool {
+fn has_l402_scheme(value: &[u8]) -> bool {
     value.get(..4).is_some_and(|scheme| {
         scheme.eq_ignore_ascii_case(b"L402") || scheme.eq_ignore_ascii_case(b"LSAT")
     })
+}
+
+fn has_payment_scheme(value: &[u8]) -> bool {
+    let scheme = payment::SCHEME.as_bytes();
+    value
+        .get(..scheme.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
 }
 
 /// Fields of trailers that must not reach the upstream: the same as of headers.

@@ -6,9 +6,9 @@ use protocol::time::UnixSeconds;
 use super::asked::Asked;
 use super::clean;
 use super::place::{Place, Target};
-use super::reply::{Manner, Reply};
+use super::reply::{Manner, Reply, Sale, Why};
 use super::waiting::{Turn, Unoffered};
-use super::{Decision, Note, ServiceTag, State, Surroundings};
+use super::{Admission, Decision, Note, RETRY_AFTER_SECONDS, ServiceTag, State, Surroundings};
 use crate::head::Head;
 use crate::outcome::Outcome;
 use crate::path;
@@ -116,49 +116,80 @@ pub(super) fn request<'h>(
     asked.priced(state, edits)
 }
 
-/// The answer to a request that has been held, or would have been had the stock been empty. `None`
-/// if it is to be decided anew.
-pub(super) fn answer(config: &PluginConfig, state: &State, turn: Turn) -> Option<Reply> {
-    match turn {
-        Turn::Decide => None,
+/// What becomes of a request that has been held, or would have been had the stock been empty.
+/// `None` if it is to be decided anew.
+pub(super) fn answer(
+    config: &PluginConfig,
+    state: &State,
+    turn: Turn,
+) -> Option<Decision<'static>> {
+    let note = |service: Option<usize>, outcome| Note {
+        service: service.and_then(|index| state.tag(index)),
+        ..Note::of(outcome)
+    };
+    Some(match turn {
+        Turn::Decide => return None,
+        Turn::Forward { service, claimed } => Decision::Forward {
+            edits: Vec::new(),
+            note: Note {
+                admitted: Some(Admission::Charge(claimed)),
+                ..note(Some(service), Outcome::Paid)
+            },
+        },
         Turn::Refuse {
-            shelf,
+            service,
             manner,
             status,
             retry_after_seconds,
         } => {
-            let service = shelf.and_then(|index| state.tag(index));
-            let note = Note {
-                service,
-                ..Note::of(Outcome::Unavailable)
-            };
-            Some(match status {
+            let note = note(service, Outcome::Unavailable);
+            Decision::reply(match status {
                 429 => Reply::limited(retry_after_seconds, manner, note),
                 _ => Reply::unavailable(retry_after_seconds, manner, note),
             })
         }
+        Turn::Unauthorized { service, unoffered } => {
+            let note = note(Some(service), Outcome::Unauthorized);
+            let reason = unoffered.refused.map(|why| why.reason);
+            Decision::reply(Reply::unauthorized(reason, unoffered.manner, note))
+        }
         Turn::Challenge {
-            shelf,
+            service,
             unoffered,
-            offer,
+            offers,
         } => {
             let Unoffered {
-                manner, refused, ..
+                manner,
+                refused,
+                wanted,
+                ..
             } = unoffered;
-            let template = &state.shelves.get(shelf)?.template;
-            let note = Note {
-                service: state.tag(shelf),
-                ..Note::of(outcome_of(refused))
-            };
+            let charge = offers
+                .iter()
+                .find_map(|offer| state.charge_line(config, service, offer));
+            let outcome = outcome_of(refused.is_some());
+            // No key may issue, and nothing else is sold.
+            if charge.is_none() && !wanted.l402 {
+                let note = note(Some(service), outcome);
+                let reply = Reply::unavailable(RETRY_AFTER_SECONDS, manner, note);
+                return Some(Decision::reply(reply));
+            }
             let status = match refused {
-                Some(_) => config.l402_invalid_status.code(),
-                None => InvalidStatus::PaymentRequired.code(),
+                Some(Why { problem: None, .. }) if wanted.l402 => config.l402_invalid_status,
+                _ => InvalidStatus::PaymentRequired,
             };
-            let price = template.price_msat.to_sat_ceil();
-            let reply = Reply::challenge((&offer, price), refused, status, manner, note);
-            Some(reply.with_challenge(&offer, config.lsat_line))
+            let price = config.policy.services().get(service)?.price();
+            let sale = Sale {
+                offers: &offers,
+                price_sats: price.to_sat_ceil(),
+                refused,
+            };
+            let note = note(Some(service), outcome);
+            let lsat = config.lsat_line;
+            let reply = Reply::challenge(&sale, status.code(), lsat, charge, manner, note);
+            Decision::reply(reply)
         }
-    }
+    })
 }
 
 impl State {
@@ -168,8 +199,8 @@ impl State {
     }
 }
 
-pub(super) const fn outcome_of(refused: Option<&'static str>) -> Outcome {
-    if refused.is_some() {
+pub(super) const fn outcome_of(is_refused: bool) -> Outcome {
+    if is_refused {
         Outcome::Refused
     } else {
         Outcome::Challenged

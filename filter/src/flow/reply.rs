@@ -1,11 +1,13 @@
 //! Replies that the gate makes itself.
 
 use protocol::http::problem;
-use protocol::l402::challenge;
-use serde::Serialize;
+use protocol::l402;
+use protocol::payment;
+use protocol::payment::jcs::Object;
+use protocol::payment::problem::ProblemType;
 
 use super::Note;
-use super::stock::Offer;
+use super::stock::{Goods, Offer};
 use crate::outcome::Outcome;
 
 /// How a client wants to be talked to.
@@ -32,24 +34,64 @@ pub struct Reply {
     pub note: Note,
 }
 
-const PAYMENT_REQUIRED: &str = "https://paymentauth.org/problems/payment-required";
-const VERIFICATION_FAILED: &str = "https://paymentauth.org/problems/verification-failed";
+const PAYMENT_REQUIRED: &str = ProblemType::PaymentRequired.uri();
+const VERIFICATION_FAILED: &str = ProblemType::VerificationFailed.uri();
 
-/// The body: RFC 9457 with the extensions of a 402.
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    price_sats: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    invoice: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    macaroon: Option<&'a str>,
+/// Why a credential was refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Why {
+    /// Of a closed set, for people.
+    pub(super) reason: &'static str,
+    /// What the Payment scheme calls it, if the credential was of that scheme.
+    pub(super) problem: Option<ProblemType>,
+}
+
+impl Why {
+    /// A credential of a scheme by which the service is not sold.
+    pub(super) const SCHEME_NOT_SOLD: Self = Self {
+        reason: "not sold by this authentication scheme",
+        problem: None,
+    };
+    /// A charge that has been used already.
+    pub(super) const CONSUMED: Self = Self {
+        reason: "challenge already used",
+        problem: Some(ProblemType::UnknownChallenge),
+    };
+}
+
+impl From<l402::Refusal> for Why {
+    fn from(refusal: l402::Refusal) -> Self {
+        Self {
+            reason: refusal.reason(),
+            problem: None,
+        }
+    }
+}
+
+impl From<payment::Refusal> for Why {
+    fn from(refusal: payment::Refusal) -> Self {
+        Self {
+            reason: refusal.reason(),
+            problem: refusal.problem_type(),
+        }
+    }
+}
+
+/// What a 402 offers.
+pub(super) struct Sale<'a> {
+    /// One for each scheme.
+    pub(super) offers: &'a [Offer],
+    pub(super) price_sats: u64,
+    /// Why the credential that came was refused, if one came.
+    pub(super) refused: Option<Why>,
+}
+
+/// Invoice and macaroon of an offer of a token.
+fn token_of(offer: &Offer) -> Option<(&str, &str)> {
+    match &offer.goods {
+        Goods::Token(macaroon) => Some((&offer.invoice, macaroon)),
+        Goods::Charge { .. } => None,
+    }
 }
 
 /// Title, HTTP status and gRPC status of a sort of problem.
@@ -57,7 +99,7 @@ type Kind = (&'static str, u16, u8);
 
 impl Reply {
     fn problem(kind: Kind, detail: &str, manner: Manner, note: Note) -> Self {
-        Self::with_problem(kind, detail, manner, note, None)
+        Self::with_problem(kind, detail, manner, note, None, None)
     }
 
     fn with_problem(
@@ -65,12 +107,13 @@ impl Reply {
         detail: &str,
         manner: Manner,
         note: Note,
-        sale: Option<(&Offer, u64)>,
+        named: Option<ProblemType>,
+        sale: Option<&Sale<'_>>,
     ) -> Self {
         let mut headers = vec![("cache-control", "no-store".to_owned())];
         if manner.cors {
             headers.push(("access-control-allow-origin", "*".to_owned()));
-            let names = "WWW-Authenticate, Retry-After".to_owned();
+            let names = "WWW-Authenticate, Retry-After, Payment-Receipt".to_owned();
             headers.push(("access-control-expose-headers", names));
         }
         if manner.grpc {
@@ -84,67 +127,93 @@ impl Reply {
             };
         }
         headers.push(("content-type", problem::CONTENT_TYPE.to_owned()));
-        let problem = Problem {
-            r#type: match note.outcome {
-                Outcome::Challenged => PAYMENT_REQUIRED,
-                Outcome::Refused => VERIFICATION_FAILED,
-                _ => "about:blank",
-            },
-            title,
-            status,
-            detail,
-            service: note
-                .service
-                .as_ref()
-                .filter(|_| sale.is_some())
-                .map(|service| &*service.name),
-            price_sats: sale.map(|(_, price)| price),
-            invoice: sale.map(|(offer, _)| offer.invoice.as_str()),
-            macaroon: sale.map(|(offer, _)| offer.macaroon.as_str()),
+        let kind = match (named, note.outcome) {
+            (Some(kind), _) => kind.uri(),
+            (None, Outcome::Challenged) => PAYMENT_REQUIRED,
+            (None, Outcome::Refused) if sale.is_some() => VERIFICATION_FAILED,
+            _ => "about:blank",
         };
-        // Texts and numbers always have a form in JSON.
-        let body = serde_json::to_string(&problem).unwrap_or_default();
+        let mut body = Object::with_capacity(1_024);
+        body.text("type", kind)
+            .text("title", title)
+            .number("status", status.into())
+            .text("detail", detail);
+        if let Some(sale) = sale {
+            let service = note.service.as_ref().map(|service| &*service.name);
+            body.optional("service", service)
+                .number("price_sats", sale.price_sats);
+            // Some clients pay the invoice that they find here, so it must not come alone.
+            if let Some((invoice, macaroon)) = sale.offers.iter().find_map(token_of) {
+                body.text("invoice", invoice).text("macaroon", macaroon);
+            }
+        }
         Self {
             status,
             headers,
-            body,
+            body: body.finish(),
             grpc_status: None,
             note,
         }
     }
 
-    /// 402 with an offer, or `status` where the operator wants another for refused credentials.
+    /// 402 with offers, or `status` where the operator wants another for refused credentials.
+    /// `charge` is the line of the offer of a charge, if there is one.
     pub(super) fn challenge(
-        (offer, price_sats): (&Offer, u64),
-        refused: Option<&'static str>,
+        sale: &Sale<'_>,
         status: u16,
+        lsat_line: bool,
+        charge: Option<String>,
         manner: Manner,
         note: Note,
     ) -> Self {
-        let detail = refused.unwrap_or("this resource is sold by the request");
-        let title = if status == 402 {
-            "Payment Required"
-        } else {
-            "Unauthorized"
+        const NAME: &str = "www-authenticate";
+        let named = sale.refused.and_then(|why| why.problem);
+        let detail = match sale.refused {
+            Some(why) => why.reason,
+            None => "this resource is sold by the request",
         };
-        let sale = Some((offer, price_sats));
-        let mut reply = Self::with_problem((title, status, 13), detail, manner, note, sale);
+        let title = match named {
+            _ if status != 402 => "Unauthorized",
+            Some(kind) => kind.title(),
+            None => "Payment Required",
+        };
+        let kind = (title, status, 13);
+        let mut reply = Self::with_problem(kind, detail, manner, note, named, Some(sale));
         if manner.grpc {
             "payment required".clone_into(&mut reply.body);
         }
+        // In the order that every known client can read.
+        if let Some((invoice, macaroon)) = sale.offers.iter().find_map(token_of) {
+            if lsat_line {
+                let line = l402::challenge::lsat_line(macaroon, invoice);
+                reply.headers.push((NAME, line));
+            }
+            let line = l402::challenge::l402_line(macaroon, invoice);
+            reply.headers.push((NAME, line));
+        }
+        reply.headers.extend(charge.map(|line| (NAME, line)));
         reply
     }
 
-    /// The lines of a challenge, in the order that every known client can read.
-    pub(super) fn with_challenge(mut self, offer: &Offer, lsat_line: bool) -> Self {
-        const NAME: &str = "www-authenticate";
-        if lsat_line {
-            self.headers
-                .push((NAME, challenge::lsat_line(&offer.macaroon, &offer.invoice)));
-        }
-        self.headers
-            .push((NAME, challenge::l402_line(&offer.macaroon, &offer.invoice)));
-        self
+    /// 400 for a Payment credential to which no challenge is the answer.
+    pub(super) fn bad_credential(refusal: payment::Refusal, manner: Manner, note: Note) -> Self {
+        let note = Note {
+            outcome: Outcome::Refused,
+            ..note
+        };
+        let why = Why::from(refusal);
+        let title = why.problem.map_or("Bad Request", ProblemType::title);
+        Self::with_problem((title, 400, 3), why.reason, manner, note, why.problem, None)
+    }
+
+    /// 403: what is sold by the Payment scheme alone, to a request without TLS.
+    pub(super) fn insecure(manner: Manner, note: Note) -> Self {
+        let note = Note {
+            outcome: Outcome::Insecure,
+            ..note
+        };
+        let detail = "the Payment scheme is for https only";
+        Self::problem(("Forbidden", 403, 7), detail, manner, note)
     }
 
     fn with_retry_after(mut self, seconds: u64) -> Self {

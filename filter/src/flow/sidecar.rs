@@ -2,33 +2,44 @@
 
 use std::collections::VecDeque;
 
-use protocol::api::{self, ClientHint, OffersRequest};
+use protocol::api::charge::CHARGE_OFFERS_PATH;
+use protocol::api::{self, ClientHint};
 use protocol::encoding::hex_encode;
+use protocol::payment::jcs::Object;
 use protocol::policy::PluginConfig;
-use protocol::time::UnixSeconds;
 
 use super::bootstrap::{Keys, NOT_MADE, Poll, Polled};
-use super::stock::{NoOffers, Offer, Shelf};
-use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, millis};
-use crate::json::Json;
+use super::stock::{NoOffers, Offer, Scheme, Shelf, Wares};
+use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, claims, millis, payment};
 use crate::outcome::CallResult;
+use protocol::json::Json;
 
 /// Offers that all shelves of a gate may hold together, beyond what waiting requests need.
 const ALL_OFFERS: usize = 2_048;
 /// Longest `Retry-After` that is passed on.
-const LONGEST_RETRY_SECONDS: u64 = 3_600;
+pub(super) const LONGEST_RETRY_SECONDS: u64 = 3_600;
 
 /// What a call was made for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CallKind {
     /// Keys and revocations.
     Bootstrap,
-    /// That many offers of a service.
+    /// That many offers of a service by one scheme.
     Offers {
-        /// Place of the service in the policy.
+        /// Number of the shelf that they are for.
         shelf: usize,
         /// How many were asked for.
         count: u16,
+    },
+    /// May this request be served for what it has paid?
+    Claim {
+        /// Of the claim.
+        number: u64,
+    },
+    /// Attempts that were not served.
+    Abandon {
+        /// Of the batch.
+        number: u64,
     },
 }
 
@@ -39,6 +50,8 @@ impl CallKind {
         match self {
             Self::Bootstrap => "bootstrap",
             Self::Offers { .. } => "offers",
+            Self::Claim { .. } => "claim",
+            Self::Abandon { .. } => "abandon",
         }
     }
 }
@@ -85,6 +98,7 @@ pub(super) struct Sidecar {
     /// `Bearer …`: a secret.
     authorization: Option<String>,
     vm: String,
+    vm_bytes: [u8; 16],
     requests: u64,
     poll: Poll,
     calls: VecDeque<Call>,
@@ -112,6 +126,7 @@ impl Sidecar {
         Self {
             authorization: token.map(|token| ["Bearer ", &token].concat()),
             vm: hex_encode(&origin.vm),
+            vm_bytes: origin.vm,
             requests: 0,
             poll: Poll::new(
                 millis(config.poll_interval),
@@ -126,6 +141,15 @@ impl Sidecar {
 
     pub(super) const fn has_token(&self) -> bool {
         self.authorization.is_some()
+    }
+
+    /// What this VM is called.
+    pub(super) fn vm(&self) -> &str {
+        &self.vm
+    }
+
+    pub(super) fn name_of_attempt(&self, number: u64) -> String {
+        claims::name_of_attempt(&self.vm_bytes, number)
     }
 
     pub(super) fn poll(&mut self, config: &PluginConfig, now_ms: u64, keys: &Keys) {
@@ -147,28 +171,41 @@ impl Sidecar {
         &mut self,
         config: &PluginConfig,
         (shelf, count): (usize, u16),
-        template: &api::OfferTemplate,
-        client: Option<ClientHint>,
+        wares: &Wares,
+        client: Option<&ClientHint>,
     ) -> bool {
         self.requests += 1;
         let start = self.vm.get(..16).unwrap_or_default();
-        let request = OffersRequest {
-            vm: self.vm.clone(),
-            request_id: format!("{start}{:016x}", self.requests),
-            count,
-            template: template.clone(),
-            client,
-        };
-        let Ok(body) = serde_json::to_vec(&request) else {
-            return false;
+        let request_id = [start, &hex_encode(&self.requests.to_be_bytes())].concat();
+        let mut body = Object::with_capacity(512);
+        body.text("vm", &self.vm)
+            .text("request_id", &request_id)
+            .number("count", count.into());
+        if let Some(client) = client {
+            body.object("client", |object| {
+                object
+                    .text("prefix", &client.prefix)
+                    .boolean("has_paid", client.has_paid);
+            });
+        }
+        let path = match wares {
+            Wares::Tokens(template) => {
+                body.object("template", |object| write_template(object, template));
+                api::OFFERS_PATH
+            }
+            Wares::Charges { service, amount } => {
+                body.text("service", service).number("amount", amount.get());
+                CHARGE_OFFERS_PATH
+            }
         };
         let kind = CallKind::Offers { shelf, count };
-        let target = ("POST", api::OFFERS_PATH.to_owned());
+        let target = ("POST", path.to_owned());
+        let body = body.finish().into_bytes();
         self.call(config, kind, &config.sidecar.offers_cluster, target, body)
     }
 
     /// `false` without a token.
-    fn call(
+    pub(super) fn call(
         &mut self,
         config: &PluginConfig,
         kind: CallKind,
@@ -200,6 +237,19 @@ impl Sidecar {
     }
 }
 
+fn write_template(object: &mut Object, template: &api::OfferTemplate) {
+    object
+        .text("service", &template.service)
+        .number("tier", template.tier.into())
+        .number("price_msat", template.price_msat.get());
+    if let Some(seconds) = template.lifetime_seconds {
+        object.number("lifetime_seconds", seconds);
+    }
+    object
+        .texts("capabilities", &template.capabilities)
+        .pairs("constraints", &template.constraints);
+}
+
 impl State {
     pub(super) fn restock_all(&mut self, config: &PluginConfig, now_ms: u64) {
         for index in 0..self.shelves.len() {
@@ -209,16 +259,17 @@ impl State {
 
     /// Asks for what a shelf lacks.
     pub(super) fn restock(&mut self, config: &PluginConfig, index: usize, now_ms: u64) {
-        let waiting = self.waiting.count_for(index);
         let Some(shelf) = self.shelves.get_mut(index) else {
             return;
         };
+        let service = shelf.service;
+        let waiting = self.waiting.count_for(service, shelf.wares.scheme());
         if !shelf.may_want(now_ms, waiting) {
             return;
         }
         let held: usize = self.shelves.iter().map(Shelf::len).sum();
         let mut room = ALL_OFFERS.saturating_sub(held);
-        let client = self.waiting.only_client(index).map(|prefix| ClientHint {
+        let client = self.waiting.only_client(service).map(|prefix| ClientHint {
             prefix: prefix.to_string(),
             has_paid: self.clients.is_known_to_have_paid(prefix),
         });
@@ -233,7 +284,7 @@ impl State {
             let what = (index, count);
             if !self
                 .sidecar
-                .ask_for_offers(config, what, &shelf.template, client.clone())
+                .ask_for_offers(config, what, &shelf.wares, client.as_ref())
             {
                 return;
             }
@@ -259,6 +310,11 @@ impl Gate {
         match kind {
             CallKind::Bootstrap => self.bootstrapped(answer, now_ms),
             CallKind::Offers { shelf, count } => self.offered(shelf, count, answer, now_ms),
+            CallKind::Claim { .. } | CallKind::Abandon { .. } if !payment::IS_BUILT_IN => {
+                CallResult::Failed
+            }
+            CallKind::Claim { number } => self.claimed(number, answer, now_ms),
+            CallKind::Abandon { number } => self.heard_abandoned(number, answer),
         }
     }
 
@@ -281,8 +337,13 @@ impl Gate {
             )),
             Answer { status, .. } => Err(format!("status {status}")),
         };
+        let before = state.keys.generation;
+        let polled = state.sidecar.poll.answered(now_ms, &mut state.keys, told);
+        if state.keys.generation != before {
+            state.charge_keys = payment::charge_keys(&self.config, &state.keys);
+        }
         let notices = &mut state.sidecar.notices;
-        match state.sidecar.poll.answered(now_ms, &mut state.keys, told) {
+        match polled {
             Polled::First => {
                 notices.push_back(Notice::Info("keys received from the sidecar".to_owned()));
                 state.waiting.keys_arrived();
@@ -312,7 +373,8 @@ impl Gate {
         let Some(shelf) = state.shelves.get_mut(index) else {
             return CallResult::Failed;
         };
-        let result = match offers_in(answer) {
+        let (service, scheme) = (shelf.service, shelf.wares.scheme());
+        let result = match offers_in(answer, scheme) {
             Ok(offers) => {
                 shelf.arrived(count, offers);
                 if std::mem::take(&mut state.sidecar.says_no_offers) {
@@ -336,7 +398,8 @@ impl Gate {
                 let State {
                     waiting, clients, ..
                 } = &mut *state;
-                waiting.offers_refused(index, count, status, retry_after_seconds, |client| {
+                let what = (service, scheme);
+                waiting.offers_refused(what, count, status, retry_after_seconds, |client| {
                     clients.give_back(client, now_ms);
                 });
                 if answer.is_marked {
@@ -346,17 +409,14 @@ impl Gate {
                 }
             }
         };
-        let now = UnixSeconds(now_ms / 1_000);
-        if let Some(shelf) = state.shelves.get_mut(index) {
-            state.waiting.offers_arrived(index, || shelf.take(now));
-        }
-        state.restock(&self.config, index, now_ms);
+        state.hand_out(service, now_ms);
+        state.restock_service(&self.config, service, now_ms);
         result
     }
 }
 
 /// The offers, or what a client is told instead.
-fn offers_in(answer: &Answer<'_>) -> Result<Vec<Offer>, NoOffers> {
+fn offers_in(answer: &Answer<'_>, scheme: Scheme) -> Result<Vec<Offer>, NoOffers> {
     let retry_after_seconds = answer
         .retry_after
         .unwrap_or(RETRY_AFTER_SECONDS)
@@ -377,7 +437,10 @@ fn offers_in(answer: &Answer<'_>) -> Result<Vec<Offer>, NoOffers> {
                 .as_ref()
                 .and_then(|json| json.list("offers"))
                 .unwrap_or_default();
-            let offers: Option<Vec<_>> = offers.iter().map(Offer::read).collect();
+            let offers: Option<Vec<_>> = offers
+                .iter()
+                .map(|offer| Offer::read(offer, scheme))
+                .collect();
             offers
                 .filter(|offers| !offers.is_empty())
                 .ok_or(no_offers(503))

@@ -1,4 +1,4 @@
-//! A small stock of offers per service, so that a 402 is one local reply.
+//! A small stock of offers per service and scheme, so that a 402 is one local reply.
 //!
 //! Filled in batches ahead of need: the target follows the demand of the last seconds, and nothing
 //! is asked for on behalf of an idle service. An empty stock makes requests wait, and those ask
@@ -6,10 +6,13 @@
 
 use std::collections::VecDeque;
 
+use protocol::amount::Sat;
 use protocol::api::{MAX_OFFERS_PER_REQUEST, OfferTemplate};
+use protocol::hash::PaymentHash;
+use protocol::payment::request::Network;
 use protocol::time::UnixSeconds;
 
-use crate::json::Json;
+use protocol::json::Json;
 
 /// Smallest stock of a service in demand.
 const LEAST: u64 = 4;
@@ -22,26 +25,50 @@ const CALLS: usize = 4;
 const FIRST_BACKOFF_MS: u64 = 250;
 const LONGEST_BACKOFF_MS: u64 = 10_000;
 
-/// What a 402 shows: the part of [`protocol::api::Offer`] that matters here.
+/// What a 402 shows: the part of [`protocol::api::Offer`] or
+/// [`protocol::api::charge::ChargeOffer`] that matters here.
 #[derive(Clone)]
 pub(super) struct Offer {
     pub(super) invoice: String,
-    pub(super) macaroon: String,
+    pub(super) goods: Goods,
     /// Unix seconds.
     show_until: u64,
 }
 
+/// What its invoice pays for.
+#[derive(Clone)]
+pub(super) enum Goods {
+    /// This macaroon.
+    Token(String),
+    /// One response. The challenge is made when the offer is shown.
+    Charge {
+        payment_hash: PaymentHash,
+        network: Network,
+        expires: UnixSeconds,
+    },
+}
+
 impl Offer {
     /// `None` unless both texts can stand between quotation marks in a header.
-    pub(super) fn read(json: &Json<'_>) -> Option<Self> {
+    pub(super) fn read(json: &Json<'_>, of: Scheme) -> Option<Self> {
         let text = |key, most| {
             let text = json.text(key)?;
             let fits = (1..=most).contains(&text.len()) && is_plain(text.as_bytes());
             fits.then(|| text.to_owned())
         };
+        let invoice = text("invoice", protocol::api::Offer::MAX_INVOICE_LEN)?;
+        let goods = match of {
+            Scheme::L402 => Goods::Token(text("macaroon", MAX_MACAROON)?),
+            Scheme::Charge if !super::payment::IS_BUILT_IN => return None,
+            Scheme::Charge => Goods::Charge {
+                payment_hash: json.text("payment_hash")?.parse().ok()?,
+                network: Network::of_invoice(&invoice)?,
+                expires: UnixSeconds(json.number("expires")?),
+            },
+        };
         Some(Self {
-            invoice: text("invoice", protocol::api::Offer::MAX_INVOICE_LEN)?,
-            macaroon: text("macaroon", MAX_MACAROON)?,
+            invoice,
+            goods,
             show_until: json.number("show_until")?,
         })
     }
@@ -69,9 +96,48 @@ pub(super) struct NoOffers {
     pub(super) retry_after_seconds: u64,
 }
 
-/// The offers of one service.
+impl Goods {
+    pub(super) const fn scheme(&self) -> Scheme {
+        match self {
+            Self::Token(_) => Scheme::L402,
+            Self::Charge { .. } => Scheme::Charge,
+        }
+    }
+}
+
+/// By what a service is paid for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Scheme {
+    L402,
+    Charge,
+}
+
+impl Scheme {
+    /// In the order of challenges in a 402.
+    pub(super) const ALL: [Self; 2] = [Self::L402, Self::Charge];
+}
+
+/// What the sidecar is asked for.
+#[derive(Clone)]
+pub(super) enum Wares {
+    Tokens(OfferTemplate),
+    Charges { service: String, amount: Sat },
+}
+
+impl Wares {
+    pub(super) const fn scheme(&self) -> Scheme {
+        match self {
+            Self::Tokens(_) => Scheme::L402,
+            Self::Charges { .. } => Scheme::Charge,
+        }
+    }
+}
+
+/// The offers of one service by one scheme.
 pub(super) struct Shelf {
-    pub(super) template: OfferTemplate,
+    /// Number of the service in the policy.
+    pub(super) service: usize,
+    pub(super) wares: Wares,
     offers: VecDeque<Offer>,
     demand: Demand,
     calls: usize,
@@ -83,9 +149,10 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(template: OfferTemplate) -> Self {
+    pub(super) fn new(service: usize, wares: Wares) -> Self {
         Self {
-            template,
+            service,
+            wares,
             offers: VecDeque::new(),
             demand: Demand::default(),
             calls: 0,
@@ -101,14 +168,19 @@ impl Shelf {
         self.demand.note(now_ms);
     }
 
+    /// There is an offer that may still be shown; those that may not are dropped.
+    pub(super) fn has(&mut self, now: UnixSeconds) -> bool {
+        while self
+            .offers
+            .pop_front_if(|o| o.show_until <= now.0)
+            .is_some()
+        {}
+        !self.offers.is_empty()
+    }
+
     /// The oldest offer that may still be shown.
     pub(super) fn take(&mut self, now: UnixSeconds) -> Option<Offer> {
-        loop {
-            let offer = self.offers.pop_front()?;
-            if offer.show_until > now.0 {
-                return Some(offer);
-            }
-        }
+        self.has(now).then(|| self.offers.pop_front())?
     }
 
     /// Puts an offer back that nobody has seen.
@@ -234,20 +306,21 @@ mod tests {
     use super::*;
 
     fn shelf() -> Shelf {
-        Shelf::new(OfferTemplate {
+        let template = OfferTemplate {
             service: "weather".into(),
             tier: 0,
             price_msat: Msat::from_sat(10).unwrap(),
             lifetime_seconds: None,
             capabilities: Vec::new(),
             constraints: Vec::new(),
-        })
+        };
+        Shelf::new(0, Wares::Tokens(template))
     }
 
     fn offers(count: u16, show_until: u64) -> Vec<Offer> {
         let offer = Offer {
             invoice: String::new(),
-            macaroon: String::new(),
+            goods: Goods::Token(String::new()),
             show_until,
         };
         vec![offer; usize::from(count)]

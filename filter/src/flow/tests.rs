@@ -1,5 +1,7 @@
 //! Tables of events: what goes in, what must come out.
 
+#[cfg(feature = "payment")]
+mod charges;
 mod credentials;
 mod fixture;
 mod offers;

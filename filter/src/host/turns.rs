@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use protocol::api::{MARKER_HEADER, MARKER_VALUE};
 
 use super::metrics::Metrics;
-use super::{BACKLOG_TICK_MS, Envoy, Root, TICK_MS, forward, now_ms, print, send};
+use super::{BACKLOG_TICK_MS, Envoy, Root, TICK_MS, clean, forward, now_ms, print, send};
 use crate::abi::{self, Buffer, Map};
 use crate::flow::{Answer, CallKind, Decision, Due, Note, Reply};
 use crate::head::Head;
@@ -41,6 +41,8 @@ pub(super) fn tick(root: &Root) {
         gate.tick(now_ms());
     }
     after_event(root);
+    #[cfg(feature = "payment")]
+    super::receipts::forget_ended(root);
 }
 
 pub(super) fn answered(root: &Root, token: u32, headers: usize, body_size: usize) {
@@ -133,15 +135,13 @@ fn take_turns(root: &Root) {
 
 fn take_turn(root: &Root, due: Due) {
     let (stream, since_ms) = (due.stream, due.since_ms);
-    let reply = match root.gate.try_borrow() {
-        Ok(gate) => gate.answer(due),
-        Err(_) => None,
+    let decision = match root.gate.try_borrow_mut() {
+        Ok(mut gate) => gate.answer(due),
+        // Cannot be: no gate is borrowed while a callback begins.
+        Err(_) => Some(Decision::reply(Reply::fault())),
     };
-    let is_decided = match reply {
-        Some(reply) => {
-            send(root, &reply);
-            true
-        }
+    let is_decided = match decision {
+        Some(decision) => carry_out(root, stream, decision),
         None => decide_anew(root, stream),
     };
     if is_decided {
@@ -158,20 +158,39 @@ fn decide_anew(root: &Root, stream: u32) -> bool {
         (Some(pairs), Ok(mut gate)) => gate.request(stream, &Head::new(pairs), &Envoy),
         _ => Decision::reply(Reply::fault()),
     };
+    carry_out(root, stream, decision)
+}
+
+/// `false` if the request goes on being held.
+fn carry_out(root: &Root, stream: u32, decision: Decision<'_>) -> bool {
     match decision {
-        Decision::Forward { edits, note } => resume(root, &edits, &note),
+        Decision::Forward { edits, note } => resume(root, stream, &edits, &note),
         Decision::Reply(reply) => send(root, &reply),
         Decision::Hold => return false,
+        Decision::HoldCleaned(edits) => {
+            if clean(&edits).is_ok() {
+                return false;
+            }
+            if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                gate.let_go(stream);
+            }
+            send(root, &Reply::fault());
+        }
     }
     true
 }
 
-fn resume(root: &Root, edits: &[crate::flow::Edit<'_>], note: &Note) {
+fn resume(root: &Root, stream: u32, edits: &[crate::flow::Edit<'_>], note: &Note) {
     match forward(root, Map::RequestHeaders, edits, note) {
         Ok(()) => {
             let _ = abi::continue_request();
         }
-        Err(_) => send(root, &Reply::fault()),
+        Err(_) => {
+            if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                gate.not_forwarded(stream, note);
+            }
+            send(root, &Reply::fault());
+        }
     }
 }
 

@@ -95,6 +95,13 @@ impl ChallengeKey {
     }
 }
 
+/// The key generation that the id of a challenge names; `None` if it has not the form of ours.
+#[must_use]
+pub fn generation_of(id: &str) -> Option<u8> {
+    let [generation, ..] = base64url_decode_exact::<33>(id).ok()?;
+    Some(generation)
+}
+
 /// The challenge keys of all generations for one purpose.
 pub type ChallengeKeys = Generations<ChallengeKey>;
 
@@ -173,6 +180,8 @@ mod tests {
         let old = all.get(1).unwrap().id(&SLOTS);
         let new = all.get(2).unwrap().id(&SLOTS);
         assert_eq!((old.len(), new.len()), (44, 44));
+        let named = ["x", &old, &new].map(generation_of);
+        assert_eq!(named, [None, Some(1), Some(2)]);
         assert!(all.is_issued(&old, &SLOTS) && all.is_issued(&new, &SLOTS));
         let rotated = keys(&[2, 3]).charge("a");
         assert!(!rotated.is_issued(&old, &SLOTS) && rotated.is_issued(&new, &SLOTS));

@@ -16,7 +16,12 @@ const MAX_RANGES: usize = 32;
 
 /// What a client accepts; nothing said means everything.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AcceptPayment(Vec<Range>);
+pub struct AcceptPayment {
+    /// Of the ranges those about our method.
+    ranges: Vec<Range>,
+    /// Something was said, if only about other methods.
+    is_given: bool,
+}
 
 /// What was said about our method. Quality in thousandths.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +51,16 @@ impl AcceptPayment {
                 ranges.extend(range);
             }
         }
-        Self(ranges)
+        Self {
+            ranges,
+            is_given: count > 0,
+        }
+    }
+
+    /// The client wants offers of this intent, or did not say what it wants.
+    #[must_use]
+    pub fn accepts(&self, intent: Intent) -> bool {
+        !self.is_given || self.quality(intent).is_some_and(|quality| quality > 0)
     }
 
     /// The offers to be made, best first: those the client refuses are left out, equals stay in
@@ -67,7 +81,7 @@ impl AcceptPayment {
 
     /// By the most specific range, of equals the one with the higher quality.
     fn quality(&self, intent: Intent) -> Option<u16> {
-        self.0
+        self.ranges
             .iter()
             .filter(|range| range.intent.is_none_or(|named| named == intent))
             .map(|range| (range.specificity(), range.quality))
@@ -181,6 +195,17 @@ mod tests {
             AcceptPayment::parse(values).select(&BOTH),
             [Intent::Session]
         );
+    }
+
+    #[test]
+    fn an_offer_beside_others_is_dropped_unless_it_is_wanted() {
+        let accepts = |header: &[u8]| AcceptPayment::parse([header]).accepts(Intent::Charge);
+        for header in [&b""[..], b"nonsense", b"*/*", b"lightning/charge;q=0.1"] {
+            assert!(accepts(header));
+        }
+        for header in [&b"*/*;q=0"[..], b"lightning/session", b"tempo/charge"] {
+            assert!(!accepts(header));
+        }
     }
 
     #[test]

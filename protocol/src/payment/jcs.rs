@@ -143,15 +143,19 @@ fn write_double(out: &mut String, number: f64) {
     }
 }
 
-/// Writes an object whose members are given in canonical order, which for ASCII names is the
-/// order of bytes. Tests hold every use against [`to_string`].
-pub(super) struct Object {
+/// Writes an object member by member, for those to whom a tree is too much.
+///
+/// It is canonical if the members are given in canonical order, which for ASCII names is the order
+/// of bytes. Tests hold every use in this crate against [`to_string`].
+pub struct Object {
     out: String,
     separator: &'static str,
 }
 
 impl Object {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    /// An empty object with room for that many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
         let mut out = String::with_capacity(bytes);
         out.push('{');
         Self { out, separator: "" }
@@ -164,13 +168,15 @@ impl Object {
         self.separator = ",";
     }
 
-    pub(super) fn text(&mut self, name: &str, value: &str) -> &mut Self {
+    /// A text.
+    pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.name(name);
         write_string(&mut self.out, value);
         self
     }
 
-    pub(super) fn optional(&mut self, name: &str, value: Option<&str>) -> &mut Self {
+    /// A text, or nothing at all.
+    pub fn optional(&mut self, name: &str, value: Option<&str>) -> &mut Self {
         if let Some(value) = value {
             self.text(name, value);
         }
@@ -178,14 +184,73 @@ impl Object {
     }
 
     /// A whole number; numbers beyond 2^53 would not be canonical, and are all digits even so.
-    pub(super) fn number(&mut self, name: &str, value: u64) -> &mut Self {
+    pub fn number(&mut self, name: &str, value: u64) -> &mut Self {
         self.name(name);
         // Writing to a `String` cannot fail.
         let _ = write!(self.out, "{value}");
         self
     }
 
-    pub(super) fn object(&mut self, name: &str, fill: impl FnOnce(&mut Self)) -> &mut Self {
+    /// True or false.
+    pub fn boolean(&mut self, name: &str, value: bool) -> &mut Self {
+        self.name(name);
+        self.out.push_str(if value { "true" } else { "false" });
+        self
+    }
+
+    /// A list of texts.
+    pub fn texts(&mut self, name: &str, texts: &[String]) -> &mut Self {
+        self.name(name);
+        let mut separator = '[';
+        for text in texts {
+            self.out.push(separator);
+            write_string(&mut self.out, text);
+            separator = ',';
+        }
+        self.out.push_str(if texts.is_empty() { "[]" } else { "]" });
+        self
+    }
+
+    /// A list of pairs of texts.
+    pub fn pairs(&mut self, name: &str, pairs: &[(String, String)]) -> &mut Self {
+        self.name(name);
+        let mut separator = "[[";
+        for (first, second) in pairs {
+            self.out.push_str(separator);
+            write_string(&mut self.out, first);
+            self.out.push(',');
+            write_string(&mut self.out, second);
+            separator = "],[";
+        }
+        self.out
+            .push_str(if pairs.is_empty() { "[]" } else { "]]" });
+        self
+    }
+
+    /// A list of objects, each filled from one item.
+    pub fn objects<T>(
+        &mut self,
+        name: &str,
+        items: impl IntoIterator<Item = T>,
+        fill: impl Fn(&mut Self, T),
+    ) -> &mut Self {
+        self.name(name);
+        let mut separator = "[{";
+        for item in items {
+            self.out.push_str(separator);
+            self.separator = "";
+            fill(self, item);
+            self.out.push('}');
+            separator = ",{";
+        }
+        self.out
+            .push_str(if separator == "[{" { "[]" } else { "]" });
+        self.separator = ",";
+        self
+    }
+
+    /// An object inside this one.
+    pub fn object(&mut self, name: &str, fill: impl FnOnce(&mut Self)) -> &mut Self {
         self.name(name);
         self.out.push('{');
         self.separator = "";
@@ -195,8 +260,48 @@ impl Object {
         self
     }
 
-    pub(super) fn finish(&mut self) -> String {
+    /// The text.
+    #[must_use]
+    pub fn finish(&mut self) -> String {
         self.out.push('}');
         std::mem::take(&mut self.out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_by_members_is_read_as_the_same() {
+        let texts = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let pair = |pair: &str| (pair.to_owned(), format!("{pair}\""));
+        let written = Object::with_capacity(0)
+            .text("a", "\u{1}\\")
+            .boolean("b", true)
+            .texts("c", &[])
+            .texts("d", &texts(&["1"]))
+            .texts("e", &texts(&["1", "2"]))
+            .pairs("f", &[])
+            .pairs("g", &[pair("x"), pair("y")])
+            .objects("h", [0_u64; 0], |object, item| {
+                object.number("n", item);
+            })
+            .objects("i", [1, 2], |object, item| {
+                object.number("n", item).text("t", "");
+            })
+            .number("j", 7)
+            .finish();
+        let value = serde_json::json!({
+            "a": "\u{1}\\", "b": true, "c": [], "d": ["1"], "e": ["1", "2"], "f": [],
+            "g": [["x", "x\""], ["y", "y\""]], "h": [],
+            "i": [{"n": 1, "t": ""}, {"n": 2, "t": ""}], "j": 7,
+        });
+        assert_eq!(written, to_string(&value));
     }
 }

@@ -1,26 +1,18 @@
-//! JSON from strangers as a tree: no more than it needs, and nothing ambiguous.
+//! JSON from strangers: no more than it needs, and nothing ambiguous.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use crate::json::{Json, Limits};
 
-/// Deepest nesting that is read; a credential has two levels.
-const MAX_DEPTH: usize = 8;
-/// Most members of one object.
-const MAX_MEMBERS: usize = 64;
-
-/// A JSON value. Arrays and what is not told apart here are `Other`.
-///
-/// Has no `Debug`: there are secrets in it.
-pub(super) enum Json<'j> {
-    Other,
-    Number(u64),
-    Text(Cow<'j, str>),
-    Object(Object<'j>),
-}
+/// A credential has two levels.
+const LIMITS: Limits = Limits {
+    depth: 8,
+    unique_members: Some(64),
+};
 
 /// Members in the order of the text, each name once.
+///
+/// Has no `Debug`: there are secrets in it.
 #[derive(Default)]
 pub(super) struct Object<'j>(Vec<(Cow<'j, str>, Json<'j>)>);
 
@@ -28,11 +20,12 @@ impl<'j> Object<'j> {
     /// Reads a text that is one object: `None` also for one that names a member twice, since
     /// another reader may take the other value, and for one nested too deeply or too wide.
     pub(super) fn parse(text: &'j [u8]) -> Option<Self> {
-        let mut reader = serde_json::Deserializer::from_slice(text);
-        let value = Tree { depth: MAX_DEPTH }.deserialize(&mut reader).ok()?;
-        reader.end().ok()?;
-        match value {
-            Json::Object(object) => Some(object),
+        Self::of(Json::read(text, LIMITS).ok()?)
+    }
+
+    fn of(json: Json<'j>) -> Option<Self> {
+        match json {
+            Json::Object(members) => Some(Self(members)),
             _ => None,
         }
     }
@@ -73,87 +66,7 @@ impl<'j> Object<'j> {
     }
 
     pub(super) fn take_object(&mut self, name: &str) -> Option<Self> {
-        match self.take(name)? {
-            Json::Object(object) => Some(object),
-            _ => None,
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Tree {
-    depth: usize,
-}
-
-impl Tree {
-    fn below<E: serde::de::Error>(self) -> Result<Self, E> {
-        let depth = self.depth.checked_sub(1);
-        depth
-            .map(|depth| Self { depth })
-            .ok_or_else(|| E::custom("nested too deeply"))
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Tree {
-    type Value = Json<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Tree {
-    type Value = Json<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
-        Ok(Json::Other)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Json<'de>, E> {
-        Ok(Json::Other)
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
-        Ok(Json::Number(value))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Json<'de>, E> {
-        Ok(Json::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Json<'de>, E> {
-        Ok(Json::Other)
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Borrowed(value)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json<'de>, A::Error> {
-        let below = self.below()?;
-        while items.next_element_seed(below)?.is_some() {}
-        Ok(Json::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json<'de>, A::Error> {
-        let below = self.below()?;
-        let mut object = Object::default();
-        while let Some(name) = entries.next_key_seed(below)? {
-            let Json::Text(name) = name else { continue };
-            if object.has(&name) || object.0.len() == MAX_MEMBERS {
-                return Err(A::Error::custom("member given twice, or too many"));
-            }
-            object.0.push((name, entries.next_value_seed(below)?));
-        }
-        Ok(Json::Object(object))
+        Self::of(self.take(name)?)
     }
 }
 

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::error::ConfigErrors;
-use super::reader::{Errors, Json, Node, Object, Once, or_default};
+use super::reader::{Errors, Node, Object, Once, or_default};
 use super::service::read_service;
 use super::{MAX_SERVICES, Policy};
+use crate::json::Json;
+use crate::payment::{Realm, RealmError};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -34,8 +36,28 @@ pub struct PluginConfig {
     pub max_waiting: u32,
     /// Limits per client prefix and VM.
     pub client_limits: ClientLimits,
+    /// The Payment scheme; there if a service sells by it.
+    pub payment: Option<Payment>,
     /// The services.
     pub policy: Policy,
+}
+
+/// The Payment scheme, as far as it is the same for all services.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Payment {
+    /// Protection space that challenges name; never taken from a request.
+    pub realm: Realm,
+    /// Who sees to it that nobody listens.
+    pub tls: Tls,
+}
+
+/// How challenges and credentials of the Payment scheme are kept from listeners (R-CORE-25).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tls {
+    /// Requests that came without TLS are not sold to by this scheme.
+    Required,
+    /// The operator says that TLS ends before this Envoy.
+    Terminated,
 }
 
 /// How the sidecar is reached.
@@ -117,7 +139,7 @@ impl PluginConfig {
     ///
     /// All errors at once, each with its path. Nothing of a wrong configuration is usable.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigErrors> {
-        let json: Json = serde_json::from_slice(text)
+        let json = Json::read_any(text)
             .map_err(|error| ConfigErrors::one("", format!("invalid JSON: {error}")))?;
         let errors = Errors::default();
         let config = Node::root(&json, &errors).object().and_then(Self::read);
@@ -159,6 +181,15 @@ impl PluginConfig {
             .and_then(read_limits)
             .unwrap_or_default();
         let policy = object.required("services").map(|node| read_services(&node));
+        let sells_charge = policy
+            .as_ref()
+            .is_some_and(|policy| policy.services().iter().any(|one| one.charge().is_some()));
+        let payment = if sells_charge {
+            object.required("payment")
+        } else {
+            object.optional("payment")
+        };
+        let payment = payment.and_then(read_payment);
         object.finish();
         Some(Self {
             sidecar: sidecar?,
@@ -171,6 +202,7 @@ impl PluginConfig {
             bootstrap_wait,
             max_waiting,
             client_limits,
+            payment,
             policy: policy?,
         })
     }
@@ -206,6 +238,21 @@ fn read_sidecar(node: Node<'_>) -> Option<SidecarRef> {
         timeout,
         token_env,
     })
+}
+
+fn read_payment(node: Node<'_>) -> Option<Payment> {
+    let object = node.object()?;
+    let realm = object.required("realm").and_then(|node| {
+        let realm = node.string()?.parse();
+        realm
+            .map_err(|error: RealmError| node.error(error.to_string()))
+            .ok()
+    });
+    let tls = or_default(object.optional("tls"), Tls::Required, |node| {
+        node.choice(&[("required", Tls::Required), ("terminated", Tls::Terminated)])
+    });
+    object.finish();
+    Some(Payment { realm: realm?, tls })
 }
 
 fn read_limits(node: Node<'_>) -> Option<ClientLimits> {

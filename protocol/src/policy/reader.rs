@@ -1,107 +1,25 @@
 //! Reads JSON and keeps going after an error, so that all of them can be reported at once.
 //!
-//! `serde` stops at the first error and forgets where it was; hence a tree of its own, which also
-//! keeps keys that are given twice.
+//! `serde` stops at the first error and forgets where it was; hence a tree, which also keeps keys
+//! that are given twice. What is called often is not inlined: it runs once, and is small that way.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-
 use super::error::{ConfigError, ConfigErrors, MAX_ERRORS};
+use crate::json::Json;
 
-/// Whole numbers up to here survive the trip through a protobuf `Struct`, where every number is
-/// a double.
-const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
-
-pub(super) enum Json {
-    Null,
-    Bool(bool),
-    Unsigned(u64),
-    OtherNumber,
-    String(String),
-    Array(Vec<Self>),
-    Object(Vec<(String, Self)>),
-}
-
-impl Json {
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Bool(_) => "a boolean",
-            Self::Unsigned(_) | Self::OtherNumber => "a number",
-            Self::String(_) => "a string",
-            Self::Array(_) => "a list",
-            Self::Object(_) => "an object",
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(JsonVisitor)
-    }
-}
-
-struct JsonVisitor;
-
-impl<'de> Visitor<'de> for JsonVisitor {
-    type Value = Json;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Json, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-        Ok(Json::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-        Ok(Json::Unsigned(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(u64::try_from(value).map_or(Json::OtherNumber, Json::Unsigned))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        if value.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&value) {
-            // Whole and in range, so the conversion is exact.
-            Ok(Json::Unsigned(value as u64))
-        } else {
-            Ok(Json::OtherNumber)
-        }
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-        Ok(Json::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Json, E> {
-        Ok(Json::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
-        let mut array = Vec::new();
-        while let Some(item) = items.next_element()? {
-            array.push(item);
-        }
-        Ok(Json::Array(array))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-        let mut object = Vec::new();
-        while let Some(entry) = entries.next_entry()? {
-            object.push(entry);
-        }
-        Ok(Json::Object(object))
+const fn kind(json: &Json<'_>) -> &'static str {
+    match json {
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) | Json::OtherNumber => "a number",
+        Json::Text(_) => "a string",
+        Json::List(_) => "a list",
+        Json::Object(_) => "an object",
     }
 }
 
@@ -110,6 +28,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
 pub(super) struct Errors(RefCell<Vec<ConfigError>>);
 
 impl Errors {
+    #[inline(never)]
     pub(super) fn add(&self, path: &str, message: impl Into<String>) {
         let mut errors = self.0.borrow_mut();
         if errors.len() < MAX_ERRORS {
@@ -133,13 +52,13 @@ impl Errors {
 
 /// A value in the tree and where it stands.
 pub(super) struct Node<'a> {
-    json: &'a Json,
+    json: &'a Json<'a>,
     path: String,
     errors: &'a Errors,
 }
 
 impl<'a> Node<'a> {
-    pub(super) const fn root(json: &'a Json, errors: &'a Errors) -> Self {
+    pub(super) const fn root(json: &'a Json<'a>, errors: &'a Errors) -> Self {
         Self {
             json,
             path: String::new(),
@@ -147,22 +66,24 @@ impl<'a> Node<'a> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn error(&self, message: impl Into<String>) {
         self.errors.add(&self.path, message);
     }
 
+    #[inline(never)]
     fn expected(&self, what: &str) {
-        self.error(format!("expected {what}, found {}", self.json.kind()));
+        self.error(format!("expected {what}, found {}", kind(self.json)));
     }
 
+    #[inline(never)]
     pub(super) fn object(self) -> Option<Object<'a>> {
         let Json::Object(entries) = self.json else {
             self.expected("an object");
             return None;
         };
-        let mut seen = BTreeSet::new();
-        for (key, _) in entries {
-            if !seen.insert(key) {
+        for (place, (key, _)) in entries.iter().enumerate() {
+            if entries.iter().take(place).any(|(before, _)| before == key) {
                 self.errors.add(&join(&self.path, key), "given twice");
             }
         }
@@ -175,8 +96,9 @@ impl<'a> Node<'a> {
     }
 
     /// The items of a list with a length in `length`.
+    #[inline(never)]
     pub(super) fn list(&self, length: RangeInclusive<usize>) -> Vec<Self> {
-        let Json::Array(items) = self.json else {
+        let Json::List(items) = self.json else {
             self.expected("a list");
             return Vec::new();
         };
@@ -196,14 +118,16 @@ impl<'a> Node<'a> {
         items.iter().enumerate().map(item).collect()
     }
 
+    #[inline(never)]
     pub(super) fn string(&self) -> Option<&'a str> {
-        let Json::String(text) = self.json else {
+        let Json::Text(text) = self.json else {
             self.expected("a string");
             return None;
         };
         Some(text)
     }
 
+    #[inline(never)]
     pub(super) fn bool(&self) -> Option<bool> {
         let Json::Bool(value) = self.json else {
             self.expected("true or false");
@@ -212,9 +136,10 @@ impl<'a> Node<'a> {
         Some(*value)
     }
 
+    #[inline(never)]
     pub(super) fn number(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let number = match self.json {
-            Json::Unsigned(number) => Some(*number),
+            Json::Number(number) => Some(*number),
             Json::OtherNumber => None,
             _ => {
                 self.expected("a whole number");
@@ -229,6 +154,7 @@ impl<'a> Node<'a> {
         found
     }
 
+    #[inline(never)]
     pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let text = self.string()?;
         let Some(duration) = parse_duration(text) else {
@@ -237,7 +163,8 @@ impl<'a> Node<'a> {
         };
         if !range.contains(&duration) {
             let (least, most) = (range.start(), range.end());
-            self.error(format!("expected a duration from {least:?} to {most:?}"));
+            let [least, most] = [least, most].map(|bound| text_of(*bound));
+            self.error(["expected a duration from ", &least, " to ", &most].concat());
             return None;
         }
         Some(duration)
@@ -255,6 +182,14 @@ impl<'a> Node<'a> {
             self.error(format!("expected {}", words.join(" or ")));
         }
         found.map(|(_, value)| *value)
+    }
+}
+
+/// As it is written in a configuration.
+fn text_of(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (seconds, 0) => format!("{seconds}s"),
+        (seconds, millis) => format!("{}ms", seconds.saturating_mul(1_000) + u64::from(millis)),
     }
 }
 
@@ -289,7 +224,7 @@ fn join(path: &str, key: &str) -> String {
 
 /// An object of the tree; remembers which keys were asked for.
 pub(super) struct Object<'a> {
-    entries: &'a [(String, Json)],
+    entries: &'a [(Cow<'a, str>, Json<'a>)],
     path: String,
     errors: &'a Errors,
     asked: RefCell<Vec<&'static str>>,
@@ -301,6 +236,7 @@ impl<'a> Object<'a> {
     }
 
     /// The value of a key; `null` is as good as none.
+    #[inline(never)]
     pub(super) fn optional(&self, key: &'static str) -> Option<Node<'a>> {
         self.asked.borrow_mut().push(key);
         let (_, json) = self.entries.iter().find(|(name, _)| name == key)?;
@@ -308,6 +244,7 @@ impl<'a> Object<'a> {
         (!is_null).then(|| self.child(key, json))
     }
 
+    #[inline(never)]
     pub(super) fn required(&self, key: &'static str) -> Option<Node<'a>> {
         let found = self.optional(key);
         if found.is_none() {
@@ -320,10 +257,11 @@ impl<'a> Object<'a> {
     pub(super) fn all(&self) -> impl Iterator<Item = (&'a str, Node<'a>)> {
         self.entries
             .iter()
-            .map(|(key, json)| (key.as_str(), self.child(key, json)))
+            .map(|(key, json)| (&**key, self.child(key, json)))
     }
 
-    fn child(&self, key: &str, json: &'a Json) -> Node<'a> {
+    #[inline(never)]
+    fn child(&self, key: &str, json: &'a Json<'a>) -> Node<'a> {
         Node {
             json,
             path: join(&self.path, key),
@@ -332,10 +270,11 @@ impl<'a> Object<'a> {
     }
 
     /// Refuses the keys that nobody asked for.
+    #[inline(never)]
     pub(super) fn finish(self) {
         let asked = self.asked.into_inner();
         for (key, _) in self.entries {
-            if !asked.contains(&key.as_str()) {
+            if !asked.contains(&&**key) {
                 let message = format!("unknown key, known are {}", asked.join(", "));
                 self.errors.add(&join(&self.path, key), message);
             }
@@ -367,6 +306,7 @@ impl<'a> Once<'a> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn check(&self, node: &Node<'_>, value: &str) {
         if !self.seen.borrow_mut().insert(value.to_owned()) {
             node.error(format!("{} {value:?} is given twice", self.what));

@@ -50,6 +50,8 @@ struct Plugin {
     max_waiting: Option<u32>,
     /// Limits per client prefix and VM.
     client_limits: Option<Limits>,
+    /// The Payment scheme: needed if a service sells by it.
+    payment: Option<Payment>,
     /// What is sold. The first match in the order of this list decides.
     #[schemars(length(min = 1, max = 10_000))]
     services: Vec<Service>,
@@ -92,6 +94,36 @@ struct Limits {
     paid_factor: Option<u32>,
 }
 
+/// The Payment scheme, as far as it is the same for all services.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+struct Payment {
+    /// Protection space that challenges name, e.g. the name of the API's host. Challenges issued
+    /// under another one are refused.
+    realm: Realm,
+    /// `required` (default): nothing is sold by this scheme to requests whose `:scheme` is not
+    /// `https`. `terminated`: a hop before this Envoy ends TLS for all of them.
+    tls: Option<Tls>,
+}
+
+/// Printable ASCII without `|`, `"` and `\`.
+#[derive(JsonSchema)]
+struct Realm(#[schemars(regex(pattern = "^[ !#-\\[\\]-{}~]{1,255}$"))] String);
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Tls {
+    Required,
+    Terminated,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Scheme {
+    L402,
+    Charge,
+}
+
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
 enum Unmatched {
@@ -108,8 +140,15 @@ struct Service {
     /// Which requests belong to this service.
     #[schemars(length(min = 1, max = 256))]
     r#match: Vec<Match>,
-    /// Price of one token.
+    /// Price of one token, and of one response by `charge`, which takes whole satoshis only.
     price: Price,
+    /// What is offered and accepted: `l402` tokens, and single responses by `charge` of the
+    /// Payment scheme. Default `["l402"]`.
+    #[schemars(length(min = 1, max = 2))]
+    schemes: Option<Vec<Scheme>>,
+    /// A charge counts only once the Lightning node says that it is settled. Default `false`: the
+    /// preimage is proof enough.
+    charge_settled: Option<bool>,
     /// Life of a token in whole seconds, e.g. `24h`. Absent: for ever.
     lifetime: Option<DurationText>,
     /// Tier in the `services` caveat. Default 0.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::matcher::{Case, HeaderMatch, Host, PathMatch, read_headers, read_hosts, read_methods};
 use super::reader::{Node, Object, Once, or_default};
 use super::{Access, RequestView};
-use crate::amount::Msat;
+use crate::amount::{Msat, Sat};
 use crate::api::OfferTemplate;
 use crate::l402::caveat::{CAPABILITIES_SUFFIX, MAX_LIST, PREIMAGE, SERVICES, VALID_UNTIL_SUFFIX};
 
@@ -24,6 +24,17 @@ pub struct Service {
     free: Vec<PathMatch>,
     no_invoice: Vec<PathMatch>,
     cors_passthrough: bool,
+    sells_l402: bool,
+    charge: Option<ChargeTerms>,
+}
+
+/// How a service is sold by the intent `charge` of the Payment scheme.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ChargeTerms {
+    /// Price of one response.
+    pub amount: Sat,
+    /// A payment counts only once the node says that it is settled.
+    pub settled: bool,
 }
 
 impl Service {
@@ -55,6 +66,18 @@ impl Service {
     #[must_use]
     pub fn lifetime(&self) -> Option<Duration> {
         self.template.lifetime_seconds.map(Duration::from_secs)
+    }
+
+    /// L402 tokens are sold and accepted.
+    #[must_use]
+    pub const fn sells_l402(&self) -> bool {
+        self.sells_l402
+    }
+
+    /// Single responses are sold, on these terms.
+    #[must_use]
+    pub const fn charge(&self) -> Option<ChargeTerms> {
+        self.charge
     }
 
     /// Preflight requests are passed on instead of answered.
@@ -153,7 +176,12 @@ pub(super) fn read_service(
             .filter_map(|node| read_rule(node, index, &capabilities))
             .collect()
     });
-    let price = object.required("price").and_then(read_price);
+    let schemes = or_default(object.optional("schemes"), (true, false), read_schemes);
+    let (sells_l402, sells_charge) = schemes;
+    let price = object
+        .required("price")
+        .and_then(|node| read_price(node, sells_charge));
+    let settled = or_default(object.optional("chargeSettled"), false, |node| node.bool());
     let lifetime = object
         .optional("lifetime")
         .and_then(|node| read_lifetime(&node));
@@ -168,10 +196,12 @@ pub(super) fn read_service(
         node.bool()
     });
     object.finish();
+    let price = price?;
+    let amount = Sat::price_of(price);
     let template = OfferTemplate {
         service: name?,
         tier: u8::try_from(tier).ok()?,
-        price_msat: price?,
+        price_msat: price,
         lifetime_seconds: lifetime.map(|lifetime| lifetime.as_secs()),
         capabilities,
         constraints,
@@ -183,6 +213,8 @@ pub(super) fn read_service(
             free,
             no_invoice,
             cors_passthrough,
+            sells_l402,
+            charge: sells_charge.then_some(ChargeTerms { amount, settled }),
         },
         rules?,
     ))
@@ -251,7 +283,24 @@ fn read_capabilities(node: &Node<'_>) -> Option<Vec<String>> {
     )
 }
 
-fn read_price(node: Node<'_>) -> Option<Msat> {
+/// Whether L402 is sold, and whether `charge` is.
+fn read_schemes(node: &Node<'_>) -> Option<(bool, bool)> {
+    let once = Once::new("scheme");
+    let mut schemes = (false, false);
+    for node in node.list(1..=2) {
+        let is_charge = node.choice(&[("l402", false), ("charge", true)])?;
+        once.check(&node, if is_charge { "charge" } else { "l402" });
+        if is_charge {
+            schemes.1 = true;
+        } else {
+            schemes.0 = true;
+        }
+    }
+    (schemes != (false, false)).then_some(schemes)
+}
+
+/// The Payment scheme cannot say less than a satoshi.
+fn read_price(node: Node<'_>, must_be_whole: bool) -> Option<Msat> {
     let object = node.object()?;
     let sat = object
         .optional("sat")
@@ -261,6 +310,12 @@ fn read_price(node: Node<'_>) -> Option<Msat> {
         .map(|node| node.number(1..=Msat::MAX.get()));
     if sat.is_some() == msat.is_some() {
         object.error("expected exactly one of sat and msat");
+    }
+    if let Some(Some(msat)) = msat
+        && must_be_whole
+        && msat % 1_000 != 0
+    {
+        object.error("must be whole satoshis where charge is sold");
     }
     object.finish();
     match (sat, msat) {

@@ -26,6 +26,7 @@ pub(crate) fn full() -> Value {
             "burst": 60,
             "paidFactor": 10
         },
+        "payment": {"realm": "api.example.com", "tls": "required"},
         "services": [
             {
                 "name": "weather",
@@ -41,6 +42,8 @@ pub(crate) fn full() -> Value {
                     "capability": "forecast"
                 }],
                 "price": {"sat": 10},
+                "schemes": ["l402", "charge"],
+                "chargeSettled": false,
                 "lifetime": "24h",
                 "tier": 0,
                 "capabilities": ["forecast"],

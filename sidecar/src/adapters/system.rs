@@ -30,16 +30,22 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn unix_millis(&self) -> u64 {
-        SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            })
+        unix_millis()
     }
 
     fn monotonic(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// The machine's wall clock in milliseconds since 1970, UTC.
+#[must_use]
+pub fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }
 
 /// The machine's random bytes.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use protocol::amount::Msat;
+use protocol::amount::{Msat, Sat};
+use protocol::api::charge::ChargeOffersRequest;
 use protocol::api::{ClientHint, OfferTemplate, OffersRequest};
 use tempfile::TempDir;
 
@@ -97,5 +98,17 @@ pub(crate) fn wish_of(prefix: &str, has_paid: bool) -> OffersRequest {
     OffersRequest {
         client: Some(client),
         ..wish()
+    }
+}
+
+/// As dear as [`wish`], so that only the scheme tells them apart.
+pub(crate) fn charge_wish() -> ChargeOffersRequest {
+    ChargeOffersRequest {
+        vm: "0".repeat(32),
+        request_id: "1".repeat(32),
+        count: 1,
+        service: "weather".to_owned(),
+        amount: Sat::new(1).unwrap(),
+        client: None,
     }
 }

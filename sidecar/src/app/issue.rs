@@ -1,39 +1,35 @@
-//! Offers: limits first, then an invoice from the pool, a token for it, a durable row, and out.
+//! Offers: limits first, then an invoice from the pool, a durable row, and out; the same way for
+//! whatever is sold ([`product`]).
 
+mod charge;
+mod l402;
 mod limits;
+mod product;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use protocol::amount::Msat;
-use protocol::api::{MAX_OFFERS_PER_REQUEST, Offer, OfferTemplate, Offers, OffersRequest};
-use protocol::l402::{Identifier, TokenId, caveats_for, mint};
-use protocol::time::UnixSeconds;
+use protocol::api::charge::{ChargeOffers, ChargeOffersRequest};
+use protocol::api::{Offers, OffersRequest};
+use protocol::l402::TokenId;
 
+use self::charge::Response;
 use self::limits::{Granted, Limits, lock};
+use self::product::{Product, Wish};
 use super::pool::{PoolError, PoolKey, Pools, Standing};
 use super::state::{IssuingKey, StateError, StateKeeper};
+use super::{DEADLINE, PATIENCE};
 use crate::config::OffersConfig;
 use crate::domain::invoice::Invoice;
 use crate::domain::ledger::{LedgerError, OfferBatch};
-use crate::domain::offer::{OfferRow, Scheme, Validity, token_validity};
+use crate::domain::offer::OfferRow;
 use crate::domain::ports::{Clock, Ledger, Lightning, Random, RandomError};
 use crate::metrics::{Metrics, OfferLabels, OfferOutcome};
 
-/// How long a request waits for the node. With what follows it stays below the filter's callout
-/// timeout of 3 s, so that our own answer arrives and not Envoy's.
-const PATIENCE: Duration = Duration::from_millis(2_300);
-/// The same for the whole request.
-const DEADLINE: Duration = Duration::from_millis(2_800);
 /// When to come again after a fault of ours.
 const RETRY_SOON: Duration = Duration::from_secs(2);
 /// When to come again when all unpaid invoices are out: some will have expired.
 const RETRY_LATER: Duration = Duration::from_secs(10);
-
-const LONGEST_NAME: usize = 128;
-const MOST_CAVEATS: usize = 60;
-const LONGEST_CAVEAT: usize = 1_024;
-const LONGEST_PREFIX: usize = 64;
 
 /// Why there is no offer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -50,6 +46,9 @@ pub enum IssueError {
     /// There is no invoice.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// The node made an invoice for something else.
+    #[error("the Lightning node made an invoice with another amount or hash")]
+    WrongInvoice,
     /// There is no key, or no trust in the one we know.
     #[error(transparent)]
     State(#[from] StateError),
@@ -84,7 +83,7 @@ impl IssueError {
             Self::Pool(PoolError::TooManyOutstanding) => OfferOutcome::TooManyOutstanding,
             Self::Pool(PoolError::TooManyWaiting) => OfferOutcome::TooManyWaiting,
             Self::Pool(PoolError::Timeout) => OfferOutcome::Timeout,
-            Self::Pool(_) => OfferOutcome::NodeUnavailable,
+            Self::Pool(_) | Self::WrongInvoice => OfferOutcome::NodeUnavailable,
             Self::State(_) | Self::Ledger(_) | Self::Random(_) | Self::Timeout => {
                 OfferOutcome::Ledger
             }
@@ -147,7 +146,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
         lock(&self.limits).forget_full(now);
     }
 
-    /// Makes at least one offer and at most as many as asked for.
+    /// Makes at least one L402 offer and at most as many as asked for.
     ///
     /// To be run to its end even if nobody waits for the answer any more, since it takes invoices
     /// out of the pool. A repeated `request_id` gets fresh offers: an answer that was lost has
@@ -156,8 +155,42 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// # Errors
     /// There is none, and why.
     pub async fn offers(&self, request: &OffersRequest) -> Result<Offers, IssueError> {
-        let work = tokio::time::timeout(DEADLINE, self.within_limits(request)).await;
-        let result = work.unwrap_or(Err(IssueError::Timeout));
+        let wish = Wish {
+            count: request.count,
+            client: request.client.as_ref(),
+            product: &request.template,
+        };
+        let offers = self.measured(wish.check(), wish).await?;
+        Ok(Offers { offers })
+    }
+
+    /// The same for charges. Their invoices are from pools of their own, their limits are those
+    /// of all offers.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub async fn charges(&self, request: &ChargeOffersRequest) -> Result<ChargeOffers, IssueError> {
+        let wish = Wish {
+            count: request.count,
+            client: request.client.as_ref(),
+            product: &Response::of(request),
+        };
+        let checked = charge::check(request).and_then(|()| wish.check());
+        let offers = self.measured(checked, wish).await?;
+        Ok(ChargeOffers { offers })
+    }
+
+    async fn measured<P: Product>(
+        &self,
+        checked: Result<(), IssueError>,
+        wish: Wish<'_, P>,
+    ) -> Result<Vec<P::Offer>, IssueError> {
+        let work = async {
+            checked?;
+            self.within_limits(wish).await
+        };
+        let result = tokio::time::timeout(DEADLINE, work).await;
+        let result = result.unwrap_or(Err(IssueError::Timeout));
         let outcome = result
             .as_ref()
             .map_or_else(IssueError::outcome, |_| OfferOutcome::Issued);
@@ -168,70 +201,76 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
         result
     }
 
-    async fn within_limits(&self, request: &OffersRequest) -> Result<Offers, IssueError> {
-        check(request)?;
-        let mut granted = Granted::take(
-            &self.limits,
-            request.client.as_ref(),
-            request.count,
-            self.clock.monotonic(),
-        )?;
-        let standing = match &request.client {
+    async fn within_limits<P: Product>(
+        &self,
+        wish: Wish<'_, P>,
+    ) -> Result<Vec<P::Offer>, IssueError> {
+        let now = self.clock.monotonic();
+        let mut granted = Granted::take(&self.limits, wish.client, wish.count, now)?;
+        let standing = match wish.client {
             Some(client) if client.has_paid => Standing::HasPaid,
             _ => Standing::New,
         };
-        let offers = self
-            .issue(&request.template, granted.unused, standing)
-            .await?;
-        granted.use_up(offers.offers.len());
+        let offers = self.issue(wish.product, granted.unused, standing).await?;
+        granted.use_up(offers.len());
         Ok(offers)
     }
 
-    async fn issue(
+    async fn issue<P: Product>(
         &self,
-        template: &OfferTemplate,
+        product: &P,
         count: u16,
         standing: Standing,
-    ) -> Result<Offers, IssueError> {
+    ) -> Result<Vec<P::Offer>, IssueError> {
         let key = PoolKey {
-            service: template.service.clone(),
-            amount: template.price_msat,
+            scheme: P::SCHEME,
+            service: product.service().to_owned(),
+            amount: product.amount(),
         };
         let taken = self.pools.take(&key, count, standing, PATIENCE).await?;
-        let result = self.hand_out(template, taken.invoices()).await;
+        let result = self.hand_out(product, taken.invoices()).await;
         match &result {
             Ok(_) => taken.written(),
-            Err(IssueError::Ledger(LedgerError::Store(_))) => taken.discard(),
+            Err(IssueError::Ledger(LedgerError::Store(_)) | IssueError::WrongInvoice) => {
+                taken.discard();
+            }
             Err(_) => taken.give_back(),
         }
-        result.map(|offers| Offers { offers })
+        result
     }
 
-    async fn hand_out(
+    async fn hand_out<P: Product>(
         &self,
-        template: &OfferTemplate,
+        product: &P,
         invoices: &[Invoice],
-    ) -> Result<Vec<Offer>, IssueError> {
+    ) -> Result<Vec<P::Offer>, IssueError> {
+        if !invoices.iter().all(|invoice| product.accepts(invoice)) {
+            tracing::error!(
+                service = product.service(),
+                "the Lightning node made an invoice with another amount or hash"
+            );
+            return Err(IssueError::WrongInvoice);
+        }
         match self
-            .try_hand_out(template, invoices, self.state.issuing_key()?)
+            .try_hand_out(product, invoices, self.state.issuing_key()?)
             .await
         {
             // A rotation has just gone on; the new key is known to every filter.
             Err(IssueError::Ledger(LedgerError::NotCurrent(_))) => {
                 self.state.refresh().await?;
-                self.try_hand_out(template, invoices, self.state.issuing_key()?)
+                self.try_hand_out(product, invoices, self.state.issuing_key()?)
                     .await
             }
             other => other,
         }
     }
 
-    async fn try_hand_out(
+    async fn try_hand_out<P: Product>(
         &self,
-        template: &OfferTemplate,
+        product: &P,
         invoices: &[Invoice],
         key: IssuingKey,
-    ) -> Result<Vec<Offer>, IssueError> {
+    ) -> Result<Vec<P::Offer>, IssueError> {
         let now = self.clock.now();
         let mut rows = Vec::with_capacity(invoices.len());
         let mut offers = Vec::with_capacity(invoices.len());
@@ -240,14 +279,14 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
             let row = OfferRow {
                 payment_hash: invoice.payment_hash,
                 token_id: self.token_id(key.generation)?,
-                service: template.service.clone(),
-                scheme: Scheme::L402,
-                amount: template.price_msat,
+                service: product.service().to_owned(),
+                scheme: P::SCHEME,
+                amount: product.amount(),
                 created: now,
                 expires: invoice.expires.max(now),
-                valid_until: token_validity(invoice.expires, template.lifetime_seconds),
+                valid_until: product.valid_until(invoice),
             };
-            offers.push(offer(template, invoice, &row, &key, show_until));
+            offers.push(product.offer(invoice, &row, &key, show_until));
             rows.push(row);
         }
         self.ledger
@@ -265,69 +304,8 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     }
 }
 
-fn offer(
-    template: &OfferTemplate,
-    invoice: &Invoice,
-    row: &OfferRow,
-    key: &IssuingKey,
-    show_until: UnixSeconds,
-) -> Offer {
-    let identifier = Identifier {
-        payment_hash: row.payment_hash,
-        token_id: row.token_id,
-    };
-    let end = match row.valid_until {
-        Validity::Forever => None,
-        Validity::Until(end) => Some(end),
-    };
-    let root_key = key.key.root_key(&identifier);
-    Offer {
-        payment_hash: row.payment_hash.to_string(),
-        invoice: invoice.bolt11.clone(),
-        macaroon: mint(&root_key, &identifier, caveats_for(template, end)).to_base64(),
-        show_until: show_until.0,
-    }
-}
-
-/// The filter's policy was checked, so this only keeps nonsense out of tokens and ledger.
-fn check(request: &OffersRequest) -> Result<(), IssueError> {
-    let invalid = |what: &str| Err(IssueError::Invalid(what.to_owned()));
-    if request.count == 0 || request.count > MAX_OFFERS_PER_REQUEST {
-        return invalid("count must be from 1 to 256");
-    }
-    let template = &request.template;
-    if template.price_msat == Msat::ZERO {
-        return invalid("price_msat must be at least 1");
-    }
-    if !is_name(&template.service) || !template.capabilities.iter().all(|name| is_name(name)) {
-        return invalid("names of services and capabilities have letters, digits, - and _ only");
-    }
-    let caveats = &template.constraints;
-    let is_caveat = |(condition, value): &(String, String)| {
-        is_name(condition)
-            && condition.len() + value.len() < LONGEST_CAVEAT
-            && !value.contains(|c: char| c.is_control())
-    };
-    if caveats.len() + template.capabilities.len() > MOST_CAVEATS || !caveats.iter().all(is_caveat)
-    {
-        return invalid("too many, too long or malformed constraints");
-    }
-    if request
-        .client
-        .as_ref()
-        .is_some_and(|client| client.prefix.len() > LONGEST_PREFIX)
-    {
-        return invalid("client prefix is too long");
-    }
-    Ok(())
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= LONGEST_NAME
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+fn invalid<T>(what: &str) -> Result<T, IssueError> {
+    Err(IssueError::Invalid(what.to_owned()))
 }
 
 #[cfg(test)]

@@ -5,14 +5,17 @@
 //! | [`state`] | what filters poll: keys and deny list; key rotation |
 //! | [`issue`] | offers, within limits |
 //! | [`pool`] | ready invoices |
+//! | [`claims`] | one response for one payment |
 //! | [`settle`] | sales, from the node's settlements |
 //! | [`sweep`] | what expired |
 //! | [`node`] | how the node is; measured calls |
 
+pub mod claims;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod issue;
 pub mod keys;
+mod names;
 pub mod node;
 pub mod pool;
 pub mod settle;
@@ -21,7 +24,9 @@ pub mod sweep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use self::claims::Claims;
 use self::issue::Issuer;
 use self::keys::MasterKeys;
 use self::node::Node;
@@ -33,6 +38,13 @@ use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// How long a request waits for the node. With what follows it stays below the filter's
+/// [callout timeout](crate::domain::claim::CALLOUT_TIMEOUT), so that our own answer arrives and not
+/// Envoy's.
+const PATIENCE: Duration = Duration::from_millis(2_300);
+/// The same for the whole request.
+const DEADLINE: Duration = Duration::from_millis(2_800);
+
 /// The sidecar without its doors.
 pub struct App<L, N> {
     /// The durable store.
@@ -43,6 +55,8 @@ pub struct App<L, N> {
     pub state: Arc<StateKeeper<L>>,
     /// Offers.
     pub issuer: Arc<Issuer<L, N>>,
+    /// Claims of charges.
+    pub claims: Claims<L, N>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -110,12 +124,19 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&metrics),
         ));
         issuer.recount().await?;
+        let claims = Claims::new(
+            Arc::clone(&ledger),
+            Arc::clone(&node),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
         let draining = AtomicBool::new(false);
         Ok(Arc::new(Self {
             ledger,
             node,
             state,
             issuer,
+            claims,
             metrics,
             clock,
             draining,

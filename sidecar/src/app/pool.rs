@@ -1,4 +1,4 @@
-//! Pools of ready invoices, one per service and amount.
+//! Pools of ready invoices, one per scheme, service and amount.
 //!
 //! A pool begins with the first demand and holds about two seconds of it, so that a 402 does not
 //! wait for the node. Each invoice is handed out once. What has too little life left is dropped;
@@ -31,7 +31,7 @@ use super::node::Node;
 use crate::config::OffersConfig;
 use crate::domain::invoice::{Invoice, InvoiceRequest, NodeStatus};
 use crate::domain::ledger::LedgerError;
-use crate::domain::offer::ShowWindow;
+use crate::domain::offer::{Scheme, ShowWindow};
 use crate::domain::ports::{Clock, Ledger, Lightning, LightningError};
 use crate::metrics::Metrics;
 
@@ -48,6 +48,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// What a pool's invoices are for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PoolKey {
+    /// Scheme: what is paid under one must buy nothing under another.
+    pub scheme: Scheme,
     /// Service, which is also the invoice's text.
     pub service: String,
     /// Amount of each.

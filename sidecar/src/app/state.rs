@@ -8,9 +8,10 @@ use protocol::api::{
     Bootstrap, BootstrapQuery, KeyGeneration, KeyState, MAX_REVOCATIONS, Revocations,
 };
 use protocol::encoding::hex_encode;
-use protocol::keys::L402Key;
+use protocol::keys::{L402Key, PaymentKey};
 
 use super::keys::MasterKeys;
+use super::names::is_random_name;
 use crate::config::FiltersConfig;
 use crate::domain::deny_list::Version;
 use crate::domain::keys::{Behind, FilterRegistry, Generation, Promotion};
@@ -50,7 +51,7 @@ pub enum StateError {
 /// One state, unchanging.
 pub struct View {
     snapshot: Snapshot,
-    keys: Vec<(u8, KeyState, L402Key)>,
+    keys: Vec<LiveKey>,
     /// [`Bootstrap::version`] of it.
     text: String,
 }
@@ -64,6 +65,14 @@ pub struct Rotation {
     pub promotion: Promotion,
     /// Who holds it up.
     pub behind: Vec<Behind>,
+}
+
+/// What filters get of one generation of the master secret.
+struct LiveKey {
+    generation: u8,
+    state: KeyState,
+    l402: L402Key,
+    payment: PaymentKey,
 }
 
 /// The key to issue with.
@@ -114,7 +123,7 @@ impl<L: Ledger> StateKeeper<L> {
     /// # Errors
     /// The state is too old to be trusted, or `vm` is no name.
     pub fn bootstrap(&self, query: &BootstrapQuery) -> Result<Option<Bootstrap>, StateError> {
-        if !is_vm_name(&query.vm) {
+        if !is_random_name(&query.vm) {
             return Err(StateError::InvalidVm);
         }
         let view = self.view()?;
@@ -136,14 +145,11 @@ impl<L: Ledger> StateKeeper<L> {
     /// The state is too old to be trusted, or no key is current.
     pub fn issuing_key(&self) -> Result<IssuingKey, StateError> {
         let view = self.view()?;
-        let current = view
-            .keys
-            .iter()
-            .find(|(_, state, _)| *state == KeyState::Current);
+        let current = view.keys.iter().find(|key| key.state == KeyState::Current);
         current
-            .map(|(generation, _, key)| IssuingKey {
-                generation: *generation,
-                key: key.clone(),
+            .map(|key| IssuingKey {
+                generation: key.generation,
+                key: key.l402.clone(),
             })
             .ok_or(StateError::NoCurrentKey)
     }
@@ -270,7 +276,12 @@ impl<L: Ledger> StateKeeper<L> {
         for generation in &snapshot.generations {
             let master = self.master_keys.of(generation);
             let master = master.ok_or(StateError::KeyMissing(generation.id))?;
-            keys.push((generation.id, generation.state, master.derive_l402()));
+            keys.push(LiveKey {
+                generation: generation.id,
+                state: generation.state,
+                l402: master.derive_l402(),
+                payment: master.derive_payment(),
+            });
         }
         let text = format!("{}.{}", hex_encode(&snapshot.epoch.0), snapshot.version.0);
         tracing::info!(
@@ -309,7 +320,7 @@ impl<L: Ledger> StateKeeper<L> {
             ("current", KeyState::Current),
             ("retired", KeyState::Retired),
         ] {
-            let count = view.keys.iter().filter(|(_, is, _)| *is == state).count();
+            let count = view.keys.iter().filter(|key| key.state == state).count();
             let labels = StateLabels { state: name };
             self.metrics
                 .generations
@@ -339,14 +350,12 @@ impl View {
 
     fn bootstrap_since(&self, known: Option<Version>) -> Bootstrap {
         let changes = self.snapshot.deny_list.changes_since(known);
-        let keys = self
-            .keys
-            .iter()
-            .map(|(generation, state, key)| KeyGeneration {
-                generation: *generation,
-                state: *state,
-                l402: key.expose_hex(),
-            });
+        let keys = self.keys.iter().map(|key| KeyGeneration {
+            generation: key.generation,
+            state: key.state,
+            l402: key.l402.expose_hex(),
+            payment: key.payment.expose_hex(),
+        });
         let hex = |hashes: Vec<[u8; 32]>| hashes.iter().map(|hash| hex_encode(hash)).collect();
         Bootstrap {
             version: self.text.clone(),
@@ -358,10 +367,6 @@ impl View {
             },
         }
     }
-}
-
-fn is_vm_name(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn to_gauge(count: usize) -> i64 {

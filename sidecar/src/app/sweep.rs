@@ -1,4 +1,5 @@
-//! What expired: unpaid offers leave the ledger and the node, paid ones when their token is over.
+//! What expired: unpaid offers leave the ledger and the node, paid ones when their token is over,
+//! claims when their challenge is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::App;
 use super::issue::Issuer;
 use super::node::Node;
 use super::settle;
+use crate::domain::claim::ClaimTimes;
 use crate::domain::invoice::{Cancellation, NodeId};
 use crate::domain::ledger::LedgerError;
 use crate::domain::offer::LATE_PAYMENT_SECONDS;
@@ -63,6 +65,9 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
     /// The ledger fails. A node that fails only leaves more for the next sweep.
     pub async fn sweep(&self) -> Result<(), LedgerError> {
         let now = self.clock.now();
+        // First, since the node has no part in it.
+        let times = ClaimTimes::default();
+        while self.ledger.drop_old_claims(times, BATCH).await? >= BATCH as usize {}
         self.prune_unpaid(UnixSeconds(now.0.saturating_sub(LATE_PAYMENT_SECONDS)))
             .await?;
         while self.ledger.drop_expired_tokens(now, BATCH).await? == BATCH as usize {}

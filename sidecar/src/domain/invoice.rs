@@ -1,8 +1,13 @@
 //! Invoices and settlements as the Lightning port speaks of them.
 
+use bitcoin::hashes::Hash as _;
+use lightning_invoice::SignedRawBolt11Invoice;
 use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
+
+/// The unit of amounts within invoices (BOLT 11).
+const PICO_BTC_PER_MSAT: u64 = 10;
 
 /// Public key of a Lightning node, compressed.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -28,6 +33,21 @@ pub struct Invoice {
     pub bolt11: String,
     /// From then on it can no longer be paid.
     pub expires: UnixSeconds,
+}
+
+impl Invoice {
+    /// Whether its text, which is what is paid, asks for exactly this amount under its hash
+    /// (R-CHARGE-8). The signature is the node's business.
+    #[must_use]
+    pub fn asks_for(&self, amount: Msat) -> bool {
+        let Ok(invoice) = self.bolt11.parse::<SignedRawBolt11Invoice>() else {
+            return false;
+        };
+        let invoice = invoice.raw_invoice();
+        let hash = invoice.payment_hash().map(|hash| hash.0.to_byte_array());
+        let asked = invoice.amount_pico_btc();
+        hash == Some(self.payment_hash.0) && asked == amount.get().checked_mul(PICO_BTC_PER_MSAT)
+    }
 }
 
 /// One invoice that was paid, final.

@@ -1,4 +1,4 @@
-//! One offer: an invoice with the token that its payment makes valid, and its times.
+//! One offer: an invoice with what its payment makes valid, and its times.
 
 use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
@@ -10,6 +10,8 @@ use protocol::time::UnixSeconds;
 pub enum Scheme {
     /// Macaroon and preimage.
     L402,
+    /// One payment for one response, of the Payment scheme.
+    Charge,
 }
 
 impl Scheme {
@@ -18,7 +20,16 @@ impl Scheme {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::L402 => "l402",
+            Self::Charge => "charge",
         }
+    }
+
+    /// The scheme of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::L402, Self::Charge]
+            .into_iter()
+            .find(|scheme| scheme.as_str() == name)
     }
 }
 
@@ -36,7 +47,8 @@ pub enum Validity {
 pub struct OfferRow {
     /// Hash of its invoice; one offer per invoice.
     pub payment_hash: PaymentHash,
-    /// Random token id; with the hash it makes the macaroon's identifier.
+    /// Random id that names the key generation. Of L402 it makes, with the hash, the macaroon's
+    /// identifier; a charge has one so that it ends with its key.
     pub token_id: TokenId,
     /// Service that is sold.
     pub service: String,
@@ -48,7 +60,7 @@ pub struct OfferRow {
     pub created: UnixSeconds,
     /// When its invoice expires.
     pub expires: UnixSeconds,
-    /// When its token expires.
+    /// When its token or its challenge expires.
     pub valid_until: Validity,
 }
 

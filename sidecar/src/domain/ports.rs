@@ -6,6 +6,7 @@ use std::time::Duration;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
+use super::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use super::deny_list::Version;
 use super::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
@@ -198,6 +199,12 @@ pub trait Ledger: Send + Sync + 'static {
         settlements: Vec<Settlement>,
     ) -> impl Future<Output = Result<Vec<Sale>, LedgerError>> + Send;
 
+    /// Whether the settlement of this payment was recorded.
+    fn is_sold(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+
     /// Last settle index of this node; 0 if none.
     fn settle_index(&self, node: NodeId) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 
@@ -238,6 +245,31 @@ pub trait Ledger: Send + Sync + 'static {
         since: UnixSeconds,
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Sale>, LedgerError>> + Send;
+
+    /// Gives a payment to who claims it first: one atomic insert-if-absent. An attempt that won
+    /// wins again; one that was abandoned never does, nor one whose challenge expired `times.kept`
+    /// ago, since its claim may be forgotten. All times are the store's own, so that several
+    /// sidecars agree; this call and [`Self::abandon`] of one payment never run side by side.
+    fn claim(
+        &self,
+        claim: NewClaim,
+        times: ClaimTimes,
+    ) -> impl Future<Output = Result<Claimed, LedgerError>> + Send;
+
+    /// Lets go of what these attempts hold, and remembers them for `ClaimTimes::kept` so that none
+    /// wins later. Gives how many payments became free.
+    fn abandon(
+        &self,
+        attempts: Vec<(PaymentHash, AttemptId)>,
+    ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// Deletes claims whose challenge expired `times.kept` ago or longer, and abandoned attempts
+    /// that are as old; at most `limit` of each. The number of both.
+    fn drop_old_claims(
+        &self,
+        times: ClaimTimes,
+        limit: u32,
+    ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
 
     /// Writes what is pending and lets go of the store. Later calls fail.
     fn close(&self) -> impl Future<Output = ()> + Send;

@@ -3,7 +3,9 @@
 //! | call | answer |
 //! |---|---|
 //! | `GET /v1/bootstrap?vm=…&known=…` | 200 keys and deny list, 304 nothing new |
-//! | `POST /v1/offers` | 200 offers, 429 limits, 503 a fault of ours |
+//! | `POST /v1/offers`, `/v1/charges/offers` | 200 offers, 429 limits, 503 a fault of ours |
+//! | `POST /v1/charges/claim` | 200 who has the payment, 503 a fault of ours |
+//! | `POST /v1/charges/abandon` | 200 done, 503 to be repeated |
 //!
 //! Every answer carries the marker header, every error is a problem document.
 
@@ -12,18 +14,22 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use protocol::api::charge::{ABANDON_PATH, CHARGE_OFFERS_PATH, CLAIM_PATH};
 use protocol::api::{
     BOOTSTRAP_PATH, BootstrapQuery, MARKER_HEADER, MARKER_VALUE, OFFERS_PATH, OffersRequest,
 };
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use super::charges;
 use super::problem::ApiProblem;
 use super::silence::Proof;
 use crate::app::App;
@@ -50,6 +56,9 @@ pub fn router<L: Ledger, N: Lightning>(state: ApiState<L, N>) -> Router {
     Router::new()
         .route(BOOTSTRAP_PATH, get(bootstrap))
         .route(OFFERS_PATH, post(offers))
+        .route(CHARGE_OFFERS_PATH, post(charges::offers))
+        .route(CLAIM_PATH, post(charges::claim))
+        .route(ABANDON_PATH, post(charges::abandon))
         .fallback(|| async { ApiProblem::new(StatusCode::NOT_FOUND, "not found", "no such call") })
         .method_not_allowed_fallback(|| async {
             ApiProblem::new(
@@ -72,6 +81,9 @@ async fn guard<L: Ledger, N: Lightning>(
     let route = match request.uri().path() {
         BOOTSTRAP_PATH => Route::Bootstrap,
         OFFERS_PATH => Route::Offers,
+        CHARGE_OFFERS_PATH => Route::ChargeOffers,
+        CLAIM_PATH => Route::Claim,
+        ABANDON_PATH => Route::Abandon,
         _ => Route::Other,
     };
     let is_authorized = is_authorized(&state.tokens.borrow(), request.headers());
@@ -113,7 +125,7 @@ fn is_authorized(tokens: &BearerTokens, headers: &HeaderMap) -> bool {
 
 async fn bootstrap<L: Ledger, N: Lightning>(
     State(state): State<Arc<ApiState<L, N>>>,
-    query: Result<Query<BootstrapQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<BootstrapQuery>, QueryRejection>,
 ) -> Result<Response, ApiProblem> {
     let Query(query) = query.map_err(|error| ApiProblem::invalid(error.body_text()))?;
     match state.app.state.bootstrap(&query)? {
@@ -122,14 +134,14 @@ async fn bootstrap<L: Ledger, N: Lightning>(
     }
 }
 
+/// A request's body as it came.
+pub(super) type Received = Result<Bytes, BytesRejection>;
+
 async fn offers<L: Ledger, N: Lightning>(
     State(state): State<Arc<ApiState<L, N>>>,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Received,
 ) -> Result<Response, ApiProblem> {
-    let body = body.map_err(|rejection| {
-        ApiProblem::new(rejection.status(), "unreadable body", rejection.body_text())
-    })?;
-    let request: OffersRequest = serde_json::from_slice(&body).map_err(ApiProblem::invalid)?;
+    let request: OffersRequest = read(body)?;
     // A task of its own: if the filter has gone, what was taken from the pool still ends well.
     let app = Arc::clone(&state.app);
     let task = tokio::spawn(async move { app.issuer.offers(&request).await });
@@ -137,7 +149,16 @@ async fn offers<L: Ledger, N: Lightning>(
     json(&offers)
 }
 
-fn json(value: &impl Serialize) -> Result<Response, ApiProblem> {
+/// What it says.
+pub(super) fn read<T: DeserializeOwned>(body: Received) -> Result<T, ApiProblem> {
+    let body = body.map_err(|rejection| {
+        ApiProblem::new(rejection.status(), "unreadable body", rejection.body_text())
+    })?;
+    serde_json::from_slice(&body).map_err(ApiProblem::invalid)
+}
+
+/// An answer.
+pub(super) fn json(value: &impl Serialize) -> Result<Response, ApiProblem> {
     let body = serde_json::to_vec(value).map_err(ApiProblem::unavailable)?;
     let mut response = Response::new(Body::from(body));
     response

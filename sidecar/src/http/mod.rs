@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api;
+mod charges;
 pub mod client;
 mod problem;
 pub mod serve;

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use protocol::http::problem::{self, Problem};
 
+use crate::app::claims::ClaimError;
 use crate::app::issue::IssueError;
 use crate::app::state::StateError;
 
@@ -56,6 +57,15 @@ impl From<IssueError> for ApiProblem {
             title,
             detail: error.to_string(),
             retry_after: error.retry_after(),
+        }
+    }
+}
+
+impl From<ClaimError> for ApiProblem {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Invalid(_) => Self::invalid(error),
+            other => Self::unavailable(other),
         }
     }
 }

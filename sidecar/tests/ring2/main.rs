@@ -10,6 +10,7 @@
 )]
 
 mod bootstrap;
+mod charges;
 mod fake_lnd;
 mod files;
 mod lnd;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
@@ -22,14 +23,21 @@ pub(crate) struct Program {
     child: Child,
     pub(crate) api: Api,
     admin: SocketAddr,
-    dev: SocketAddr,
+    pub(crate) dev: SocketAddr,
 }
 
+/// An address that nobody has. Below the range from which the system gives ports to whoever wants
+/// any, so that no other test has it by chance while a program is being started again.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 1_000) as u16;
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + (first * 20 + next) % 20_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 pub(crate) fn write_config(dir: &Path) {
@@ -63,6 +71,10 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+fn read_log(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("log")).unwrap()
+}
+
 /// Runs a command on the folder's configuration.
 async fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = command(dir, arguments);
@@ -83,7 +95,7 @@ impl Program {
             .stdout(log)
             .spawn()
             .unwrap();
-        let program = Self {
+        let mut program = Self {
             child,
             api: Api(address(dir, "listen")),
             admin: address(dir, "admin"),
@@ -91,6 +103,8 @@ impl Program {
         };
         let url = format!("http://{}/readyz?require=lightning", program.admin);
         eventually("ready", async || {
+            let ended = program.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", read_log(dir));
             let answer = sidecar::http::client::request(&url, None).await.ok()?;
             (answer.status == 200).then_some(())
         })
@@ -98,12 +112,12 @@ impl Program {
         program
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    fn signal(&self) {
+    pub(crate) fn signal(&self) {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -114,7 +128,7 @@ impl Program {
         );
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("the end", async || self.child.try_wait().unwrap()).await
     }
 }

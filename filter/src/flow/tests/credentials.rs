@@ -37,7 +37,10 @@ fn a_paid_request_goes_on_with_trusted_fields_and_without_its_credential() {
         assert_eq!(forwarded.note.outcome, Outcome::Paid);
         assert_eq!(forwarded.value("authorization"), None);
         let admitted = forwarded.note.admitted.unwrap();
-        let [service, scheme, token_id, tier] = admitted.trusted_fields();
+        let fields: Vec<_> = admitted.trusted_fields().collect();
+        let [service, scheme, token_id, tier] = fields[..] else {
+            panic!("{fields:?}")
+        };
         assert_eq!(service, ("x-boltgate-service", "weather"));
         assert_eq!(scheme, ("x-boltgate-scheme", "l402"));
         assert_eq!((token_id.0, token_id.1.len()), ("x-boltgate-token-id", 64));

@@ -95,7 +95,7 @@ pub(super) fn outcome(decision: &Decision<'_>) -> Option<Outcome> {
     match decision {
         Decision::Forward { note, .. } => Some(note.outcome),
         Decision::Reply(reply) => Some(reply.note.outcome),
-        Decision::Hold => None,
+        Decision::Hold | Decision::HoldCleaned(_) => None,
     }
 }
 
@@ -200,6 +200,17 @@ impl Fixture {
             .request(self.streams, &head, &World(self.now_ms, self.client))
     }
 
+    /// The stream of the latest request.
+    pub(super) const fn stream(&self) -> u32 {
+        self.streams
+    }
+
+    /// A number that no token and no offer has yet.
+    pub(super) const fn number(&mut self) -> u8 {
+        self.tokens += 1;
+        self.tokens
+    }
+
     pub(super) fn reply(&mut self, sent: &Sent) -> Reply {
         match self.request(sent) {
             Decision::Reply(reply) => *reply,
@@ -290,7 +301,8 @@ impl Fixture {
         let keys: Vec<_> = keys
             .iter()
             .map(|(generation, key)| {
-                json!({"generation": generation, "state": "current", "l402": hex_encode(key)})
+                json!({"generation": generation, "state": "current", "l402": hex_encode(key),
+                       "payment": hex_encode(&key.map(|byte| !byte))})
             })
             .collect();
         let revocations = json!({"full": true, "add": revoked, "remove": []});
@@ -387,7 +399,11 @@ impl Fixture {
     pub(super) fn due_statuses(&mut self) -> Vec<u16> {
         let mut statuses = Vec::new();
         while let Some(due) = self.gate.next_due() {
-            statuses.extend(self.gate.answer(due).map(|reply| reply.status));
+            match self.gate.answer(due) {
+                Some(Decision::Reply(reply)) => statuses.push(reply.status),
+                Some(other) => panic!("expected a reply, found {other:?}"),
+                None => {}
+            }
         }
         statuses
     }

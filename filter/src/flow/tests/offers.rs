@@ -100,7 +100,9 @@ fn the_sidecars_no_is_passed_on_with_its_retry_after() {
         };
         gate.gate.answered(kind, &answer, gate.now_ms);
         let due = gate.gate.next_due().unwrap();
-        let reply = gate.gate.answer(due).unwrap();
+        let Some(Decision::Reply(reply)) = gate.gate.answer(due) else {
+            panic!("expected a reply")
+        };
         assert_eq!(reply.status, seen);
         let retry = if marked { "7" } else { "1" };
         assert!(

@@ -1,6 +1,7 @@
 //! Whatever comes: no panic, and nothing unpaid goes on to what has its price.
 
 use proptest::prelude::*;
+use protocol::encoding::base64url;
 
 use super::fixture::{Fixture, Sent, apply};
 use crate::flow::*;
@@ -13,6 +14,8 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
         "macaroon",
         "grpc-metadata-macaroon",
         "token",
+        "payment-authorization",
+        "accept-payment",
         "content-type",
         "origin",
         "access-control-request-method",
@@ -32,6 +35,8 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
     let bits = prop::sample::select(vec![
         "L402 ",
         "LSAT ",
+        "Payment ",
+        "eyJjaGFsbGVuZ2UiOnt9fQ",
         "Basic YTpi",
         "AgEEbHNhdAJCAAA=",
         ":",
@@ -66,6 +71,27 @@ proptest! {
         sent.0.extend(extra.into_iter().filter(|(name, _)| name.first() != Some(&b':')));
         let decision = gate.request(&sent);
         prop_assert!(!matches!(decision, Decision::Forward { .. }), "{:?}", decision);
+    }
+
+    #[test]
+    fn nothing_unpaid_is_forwarded_where_charges_alone_are_sold(
+        extra in fields(),
+        json in any::<Vec<u8>>(),
+        bytes in any::<Vec<u8>>(),
+    ) {
+        let mut gate = Fixture::of(
+            r#""payment":{"realm":"r","tls":"terminated"}"#,
+            r#"[{"name":"charges","match":[{"hosts":["*"]}],"price":{"sat":1},"schemes":["charge"]}]"#,
+        );
+        gate.bootstrap();
+        for value in [bytes, format!("Payment {}", base64url(&json)).into_bytes()] {
+            let mut sent = Sent::get("/");
+            sent.0.push((b"authorization".to_vec(), value));
+            sent.0.extend(extra.iter().filter(|(name, _)| name.first() != Some(&b':')).cloned());
+            let decision = gate.request(&sent);
+            let is_open = matches!(decision, Decision::Forward { .. } | Decision::HoldCleaned(_));
+            prop_assert!(!is_open, "{:?}", decision);
+        }
     }
 
     #[test]
@@ -110,7 +136,8 @@ proptest! {
         let mut gate = Fixture::ready();
         let answer = Answer { status, is_marked, retry_after: Some(u64::MAX), body: &body };
         for kind in [CallKind::Bootstrap, CallKind::Offers { shelf: 0, count },
-                     CallKind::Offers { shelf: 9, count }] {
+                     CallKind::Offers { shelf: 9, count }, CallKind::Claim { number: 1 },
+                     CallKind::Abandon { number: 1 }] {
             gate.gate.answered(kind, &answer, gate.now_ms);
         }
         let _ = gate.request(&Sent::get("/v1/forecast"));

@@ -12,7 +12,7 @@ fn ambiguous(gate: &mut Fixture, sent: &Sent) {
 fn service(gate: &mut Fixture, sent: &Sent) -> String {
     match gate.request(sent) {
         Decision::Reply(reply) => format!("{:?}", reply.status),
-        Decision::Hold => "held".to_owned(),
+        Decision::Hold | Decision::HoldCleaned(_) => "held".to_owned(),
         Decision::Forward { note, .. } => note
             .service
             .map_or_else(String::new, |tag| tag.name.to_string()),

@@ -4,6 +4,8 @@
 //! thing that is not as it must be, so it belongs into tests only.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod claims;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -33,12 +35,14 @@ pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     offers_are_written_under_the_current_key_only(make().await).await;
     a_failed_batch_leaves_nothing(make().await).await;
     a_sale_is_recorded_once(Arc::new(make().await)).await;
+    sales_keep_the_scheme_of_their_offer(make().await).await;
     settlements_that_are_not_ours_only_move_the_index(make().await).await;
     settle_indexes_belong_to_their_node_and_never_go_back(make().await).await;
     a_paid_offer_is_not_pruned(make().await).await;
     unpaid_offers_are_listed_in_pages(make().await).await;
     a_token_is_revoked_once_and_forgotten_after_its_end(make().await).await;
     versions_grow_with_every_change(make().await).await;
+    claims::all(&make).await;
     a_closed_ledger_refuses(make().await).await;
 }
 
@@ -281,6 +285,28 @@ async fn a_sale_is_recorded_once<L: Ledger>(ledger: Arc<L>) {
     assert_eq!(sales[0].service, "weather");
     assert_eq!(ledger.settle_index(NODE).await, Ok(7));
     assert_eq!(ledger.outstanding().await, Ok(0));
+}
+
+async fn sales_keep_the_scheme_of_their_offer<L: Ledger>(ledger: L) {
+    with_key(&ledger).await;
+    let charge = OfferRow {
+        scheme: Scheme::Charge,
+        ..offer(2, Validity::Until(UnixSeconds(700)))
+    };
+    let offers = vec![offer(1, Validity::Forever), charge];
+    ledger.record_offers(batch(offers)).await.unwrap();
+    let paid = vec![settlement(1, 1), settlement(2, 2)];
+    let new = ledger.record_settlements(NODE, paid).await.unwrap();
+    let kept = ledger.sales(UnixSeconds(0), 10).await.unwrap();
+    assert_eq!(new, kept);
+    let schemes: Vec<_> = kept.iter().map(|sale| sale.scheme).collect();
+    assert_eq!(schemes, [Scheme::L402, Scheme::Charge]);
+    for (n, is_sold) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(ledger.is_sold(PaymentHash([n; 32])).await, Ok(is_sold));
+    }
+    // What an operator revokes are tokens; a charge is none.
+    let charge = OfferName::PaymentHash(PaymentHash([2; 32]));
+    assert_eq!(ledger.find_offer(charge).await, Ok(None));
 }
 
 async fn settlements_that_are_not_ours_only_move_the_index<L: Ledger>(ledger: L) {

@@ -3,8 +3,9 @@ use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 use super::*;
-use crate::app::fixture::{ManualClock, OFFERS, app, ledger_path, wish, wish_of};
+use crate::app::fixture::{ManualClock, OFFERS, app, charge_wish, ledger_path, wish, wish_of};
 use crate::domain::ledger::OfferName;
+use crate::domain::offer::Validity;
 
 #[tokio::test]
 async fn a_request_that_runs_into_its_deadline_costs_nothing_of_the_limits() {
@@ -48,4 +49,61 @@ async fn who_pays_in_the_last_second_of_a_day_gets_a_token_that_lives() {
         panic!("for ever");
     };
     assert!(end.0 > clock.now().0, "dead when it was paid");
+}
+
+#[tokio::test]
+async fn charges_and_tokens_share_limits_but_no_invoice() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::default()));
+    let four = OffersConfig { burst: 4, ..OFFERS };
+    let (app, node) = app(&dir, &clock, four).await;
+    let mut hashes = std::collections::HashSet::new();
+    for _ in 0..2 {
+        let token = app.issuer.offers(&wish()).await.unwrap().offers.remove(0);
+        let charge = app.issuer.charges(&charge_wish()).await.unwrap();
+        let charge = charge.offers.first().unwrap().clone();
+        assert!(hashes.insert(token.payment_hash));
+        assert!(hashes.insert(charge.payment_hash.to_string()));
+        assert_eq!(charge.expires, clock.now().0 + 600);
+        assert_eq!(charge.show_until, clock.now().0 + 480);
+        let paid = node.pay(&charge.invoice, None).await.unwrap();
+        assert_eq!(paid.amount, charge_wish().amount.to_msat());
+    }
+    assert!(matches!(
+        app.issuer.charges(&charge_wish()).await,
+        Err(IssueError::LimitedOverall(_))
+    ));
+    assert_eq!(
+        app.ledger.outstanding().await,
+        Ok(4),
+        "all written before they left"
+    );
+}
+
+#[tokio::test]
+async fn an_invoice_for_something_else_is_no_charge() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::default()));
+    let (app, _node) = app(&dir, &clock, OFFERS).await;
+    let request = crate::domain::invoice::InvoiceRequest {
+        amount: charge_wish().amount.to_msat(),
+        description: "weather".to_owned(),
+        expiry_seconds: 600,
+    };
+    let invoice = app.node.add_invoice(request.clone()).await.unwrap();
+    let other = app.node.add_invoice(request).await.unwrap();
+    let wish = charge_wish();
+    let product = Response::of(&wish);
+    assert!(product.accepts(&invoice));
+    let mut dearer = charge_wish();
+    dearer.amount = protocol::amount::Sat::new(dearer.amount.get() + 1).unwrap();
+    assert!(!Response::of(&dearer).accepts(&invoice));
+    for bolt11 in [other.bolt11, "lnbcrt1".to_owned()] {
+        let swapped = Invoice {
+            bolt11,
+            ..invoice.clone()
+        };
+        assert!(!product.accepts(&swapped));
+        let issued = app.issuer.hand_out(&product, &[swapped]).await;
+        assert_eq!(issued, Err(IssueError::WrongInvoice));
+    }
+    assert_eq!(app.ledger.outstanding().await, Ok(0));
 }

@@ -11,7 +11,7 @@ use crate::domain::invoice::Invoice;
 use crate::domain::offer::ShowWindow;
 use crate::domain::ports::Clock;
 
-/// The ready invoices of one service and amount, and who waits for one.
+/// The ready invoices of one scheme, service and amount, and who waits for one.
 pub(super) struct Pool {
     pub(super) ready: VecDeque<Invoice>,
     pub(super) waiting: Queue,

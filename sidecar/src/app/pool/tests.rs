@@ -112,6 +112,7 @@ fn pools(fake: &Fake, config: OffersConfig) -> Arc<Pools<Fake>> {
 
 fn key(service: &str) -> PoolKey {
     PoolKey {
+        scheme: Scheme::L402,
         service: service.to_owned(),
         amount: Msat::new(10).unwrap(),
     }

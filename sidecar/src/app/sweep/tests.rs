@@ -65,3 +65,33 @@ async fn what_was_offered_under_a_revoked_key_cannot_be_paid_any_more() {
     let refused = node.pay(&offer.invoice, None).await.unwrap_err();
     assert!(matches!(refused, PayError::Cancelled), "{refused}");
 }
+
+#[tokio::test]
+async fn claims_leave_the_ledger_an_hour_after_their_challenge() {
+    let dir = TempDir::new().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let (app, _node) = app(&dir, &clock, OFFERS).await;
+    let now = crate::adapters::system::unix_millis() / 1_000;
+    let claim = |n: u8, expires| crate::domain::claim::NewClaim {
+        payment_hash: PaymentHash([n; 32]),
+        attempt: crate::domain::claim::AttemptId([n; 16]),
+        challenge_id: "id".to_owned(),
+        service: "weather".to_owned(),
+        amount: protocol::amount::Sat::new(1).unwrap(),
+        expires: UnixSeconds(expires),
+    };
+    let long = ClaimTimes {
+        kept: Duration::from_secs(100_000),
+        ..ClaimTimes::default()
+    };
+    // The ledger's own clock counts, not the one that stands still here.
+    for (n, expires) in [(1, now - 3_700), (2, now - 3_500), (3, now + 600)] {
+        app.ledger.claim(claim(n, expires), long).await.unwrap();
+    }
+    Sweeper::new(&app).sweep().await.unwrap();
+    let left = rusqlite::Connection::open(crate::app::fixture::ledger_path(&dir)).unwrap();
+    let left: i64 = left
+        .query_row("SELECT count(*) FROM claims", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 2);
+}

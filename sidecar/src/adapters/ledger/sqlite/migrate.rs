@@ -7,9 +7,10 @@ use crate::domain::ledger::LedgerError;
 /// `BtGt`: marks a file as a ledger of ours.
 const APPLICATION_ID: i64 = 0x4274_4774;
 
-const MIGRATIONS: &[&str] = &[include_str!(
-    "../../../../migrations/sqlite/0001_initial.sql"
-)];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../../../migrations/sqlite/0002_claims.sql"),
+];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the
 /// version again inside its transaction.
@@ -67,6 +68,30 @@ mod tests {
         let mut db = Connection::open_in_memory().unwrap();
         db.execute_batch("CREATE TABLE other (x)").unwrap();
         assert!(matches!(to_latest(&mut db), Err(LedgerError::Foreign(_))));
+    }
+
+    #[test]
+    fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_what_it_has() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch(MIGRATIONS[0]).unwrap();
+        db.pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        db.pragma_update(None, "user_version", 1).unwrap();
+        db.execute_batch(
+            "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
+             VALUES (zeroblob(32), 'l402', 'weather', 1000, 1)",
+        )
+        .unwrap();
+        to_latest(&mut db).unwrap();
+        let count = |table: &str| -> i64 {
+            db.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0))
+                .unwrap()
+        };
+        assert_eq!((count("sales"), count("claims")), (1, 0));
+        let version: i64 = db
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, MIGRATIONS.len() as i64);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub use self::open::ServingLock;
 use self::reader::Readers;
 use self::writer::Writer;
 pub use self::writer::{Commit, CommitObserver};
+use crate::adapters::system::unix_millis;
+use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::keys::NewKey;
@@ -143,6 +145,12 @@ impl Ledger for SqliteLedger {
             .await
     }
 
+    async fn is_sold(&self, payment_hash: PaymentHash) -> Result<bool, LedgerError> {
+        self.readers
+            .read(move |db| statements::is_sold(db, payment_hash))
+            .await
+    }
+
     async fn settle_index(&self, node: NodeId) -> Result<u64, LedgerError> {
         self.readers
             .read(move |db| statements::settle_index(db, node))
@@ -189,6 +197,24 @@ impl Ledger for SqliteLedger {
     async fn sales(&self, since: UnixSeconds, limit: u32) -> Result<Vec<Sale>, LedgerError> {
         self.readers
             .read(move |db| statements::sales(db, since, limit))
+            .await
+    }
+
+    async fn claim(&self, claim: NewClaim, times: ClaimTimes) -> Result<Claimed, LedgerError> {
+        self.writer
+            .write(move |tx| statements::claim(tx, &claim, &times, unix_millis()))
+            .await
+    }
+
+    async fn abandon(&self, attempts: Vec<(PaymentHash, AttemptId)>) -> Result<usize, LedgerError> {
+        self.writer
+            .write(move |tx| statements::abandon(tx, &attempts, unix_millis()))
+            .await
+    }
+
+    async fn drop_old_claims(&self, times: ClaimTimes, limit: u32) -> Result<usize, LedgerError> {
+        self.writer
+            .write(move |tx| statements::drop_old_claims(tx, &times, limit, unix_millis()))
             .await
     }
 

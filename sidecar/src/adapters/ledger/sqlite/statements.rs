@@ -1,5 +1,6 @@
 //! The SQL, one function per call of the port. Each runs inside a transaction.
 
+mod claims;
 mod columns;
 mod keys;
 mod offers;
@@ -7,11 +8,12 @@ mod revoked_key;
 
 use rusqlite::Connection;
 
+pub(super) use self::claims::{abandon, claim, drop_old_claims};
 use self::columns::{signed, unsigned, validity};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
 pub(super) use self::offers::{
-    drop_expired_tokens, drop_unpaid, find_offer, outstanding, record_offers, record_settlements,
-    sales, settle_index, unpaid,
+    drop_expired_tokens, drop_unpaid, find_offer, is_sold, outstanding, record_offers,
+    record_settlements, sales, settle_index, unpaid,
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 use crate::domain::deny_list::{DenyList, Revocation, Version};

@@ -3,8 +3,9 @@
 use protocol::amount::Msat;
 use protocol::time::UnixSeconds;
 use rusqlite::Row;
+use rusqlite::types::{FromSqlError, Type};
 
-use crate::domain::offer::Validity;
+use crate::domain::offer::{Scheme, Validity};
 
 /// Every unsigned column is checked by the schema to be no less than 0.
 pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
@@ -36,4 +37,13 @@ pub(super) fn msat(row: &Row<'_>, column: usize) -> rusqlite::Result<Msat> {
         column,
         signed(value),
     ))
+}
+
+pub(super) fn scheme(row: &Row<'_>, column: usize) -> rusqlite::Result<Scheme> {
+    let name = row.get_ref(column)?.as_str()?;
+    let unknown = || {
+        let error = FromSqlError::Other(format!("unknown scheme {name}").into());
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+    };
+    Scheme::of_name(name).ok_or_else(unknown)
 }

@@ -6,7 +6,7 @@ use protocol::time::UnixSeconds;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Result;
-use super::columns::{end_of, msat, signed, unsigned, validity};
+use super::columns::{end_of, msat, scheme, signed, unsigned, validity};
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::ledger::{LedgerError, OfferBatch, OfferName};
 use crate::domain::offer::{OfferRow, Sale, Scheme, Validity};
@@ -143,15 +143,7 @@ pub(in super::super) fn record_settlements(
 ) -> Result<Vec<Sale>> {
     let mut sales = Vec::new();
     for settlement in settlements {
-        if let Some(service) = record_sale(db, settlement)? {
-            sales.push(Sale {
-                payment_hash: settlement.payment_hash,
-                scheme: Scheme::L402,
-                service,
-                amount: settlement.amount,
-                settled_at: settlement.settled_at,
-            });
-        }
+        sales.extend(record_sale(db, settlement)?);
     }
     // Settlements that were looked up one by one may carry no index; they move nothing.
     if let Some(last) = settlements
@@ -169,14 +161,14 @@ pub(in super::super) fn record_settlements(
     Ok(sales)
 }
 
-/// The service that was sold, if this payment is for an offer of ours and was not recorded yet.
-fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<String>> {
-    let service = db
+/// The sale, if this payment is for an offer of ours and was not recorded yet.
+fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>> {
+    let sale = db
         .prepare_cached(
             "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
              SELECT payment_hash, scheme, service, ?2, ?3 FROM offers WHERE payment_hash = ?1
              ON CONFLICT DO NOTHING
-             RETURNING service",
+             RETURNING scheme, service",
         )?
         .query_row(
             params![
@@ -184,14 +176,29 @@ fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<String
                 signed(settlement.amount.get()),
                 signed(settlement.settled_at.0)
             ],
-            |row| row.get(0),
+            |row| {
+                Ok(Sale {
+                    payment_hash: settlement.payment_hash,
+                    scheme: scheme(row, 0)?,
+                    service: row.get(1)?,
+                    amount: settlement.amount,
+                    settled_at: settlement.settled_at,
+                })
+            },
         )
         .optional()?;
-    if service.is_some() {
+    if sale.is_some() {
         db.prepare_cached("UPDATE offers SET state = 'settled' WHERE payment_hash = ?1")?
             .execute([settlement.payment_hash.0])?;
     }
-    Ok(service)
+    Ok(sale)
+}
+
+pub(in super::super) fn is_sold(db: &Connection, hash: PaymentHash) -> Result<bool> {
+    let found = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sales WHERE payment_hash = ?1)")?
+        .query_row([hash.0], |row| row.get(0))?;
+    Ok(found)
 }
 
 pub(in super::super) fn settle_index(db: &Connection, node: NodeId) -> Result<u64> {
@@ -209,16 +216,16 @@ pub(in super::super) fn sales(
 ) -> Result<Vec<Sale>> {
     let sales = db
         .prepare_cached(
-            "SELECT payment_hash, service, amount_msat, settled_at FROM sales
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
              WHERE settled_at >= ?1 ORDER BY settled_at, payment_hash LIMIT ?2",
         )?
         .query_map(params![signed(since.0), limit], |row| {
             Ok(Sale {
                 payment_hash: PaymentHash(row.get(0)?),
-                scheme: Scheme::L402,
-                service: row.get(1)?,
-                amount: msat(row, 2)?,
-                settled_at: UnixSeconds(unsigned(row, 3)?),
+                scheme: scheme(row, 1)?,
+                service: row.get(2)?,
+                amount: msat(row, 3)?,
+                settled_at: UnixSeconds(unsigned(row, 4)?),
             })
         })?
         .collect::<rusqlite::Result<_>>()?;

@@ -1,0 +1,86 @@
+//! How many claims per second one ledger decides durably, and how often its disk can be waited for.
+//!
+//! `cargo run --release -p sidecar --example claims -- <folder> [concurrent] [seconds]`
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a tool for developers"
+)]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::amount::Sat;
+use protocol::hash::PaymentHash;
+use protocol::time::UnixSeconds;
+use sidecar::adapters::ledger::sqlite::SqliteLedger;
+use sidecar::adapters::system::{SystemRandom, unix_millis};
+use sidecar::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
+use sidecar::domain::ports::{Ledger as _, Random as _};
+
+#[tokio::main]
+async fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().unwrap();
+    let mut number = |default| arguments.next().map_or(default, |n| n.parse().unwrap());
+    let (concurrent, time) = (number(64), Duration::from_secs(number(5)));
+    let folder = tempfile::tempdir_in(folder).unwrap();
+    let fsyncs = fsyncs(folder.path(), Duration::from_secs(1));
+    println!("disk: {fsyncs} appends of 4 KiB with fdatasync per second, one after the other");
+
+    let ledger = Arc::new(SqliteLedger::open(&folder.path().join("ledger.db")).unwrap());
+    let begun = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..concurrent {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move {
+            let mut waits = Vec::new();
+            while begun.elapsed() < time {
+                let asked = Instant::now();
+                let claimed = ledger.claim(claim(), ClaimTimes::default()).await;
+                assert_eq!(claimed, Ok(Claimed::Won));
+                waits.push(asked.elapsed());
+            }
+            waits
+        });
+    }
+    let mut waits = tasks.join_all().await.concat();
+    let took = begun.elapsed().as_secs_f64();
+    waits.sort_unstable();
+    let at = |part: usize| waits[(waits.len() - 1) * part / 100];
+    println!(
+        "{:.0} claims per second at {concurrent} concurrent; p50 {:?}, p99 {:?}",
+        waits.len() as f64 / took,
+        at(50),
+        at(99)
+    );
+    ledger.close().await;
+}
+
+fn claim() -> NewClaim {
+    let payment_hash = PaymentHash(SystemRandom.secret().unwrap());
+    let mut attempt = [0; 16];
+    attempt.copy_from_slice(&payment_hash.0[16..]);
+    NewClaim {
+        payment_hash,
+        attempt: AttemptId(attempt),
+        challenge_id: "7LCHF9ff5XBms3Src3hlyNwshUVNwr4sGcurbKhCdWQ".to_owned(),
+        service: "weather".to_owned(),
+        amount: Sat::new(10).unwrap(),
+        expires: UnixSeconds(unix_millis() / 1_000 + 600),
+    }
+}
+
+fn fsyncs(folder: &Path, time: Duration) -> u64 {
+    let mut file = std::fs::File::create(folder.join("fsync")).unwrap();
+    let (page, begun, mut count) = ([7; 4_096], Instant::now(), 0);
+    while begun.elapsed() < time {
+        file.write_all(&page).unwrap();
+        file.sync_data().unwrap();
+        count += 1;
+    }
+    count
+}
