@@ -2,7 +2,7 @@
 //!
 //! A stream that has gone is noticed only when its turn comes, so the number of held requests is
 //! bounded and each has a deadline. Turns are taken from root callbacks, a bounded number each:
-//! some 300 replies from one callback overflow the VM's stack.
+//! resumed requests with trailers nest, and some 1,500 of them overflow the VM's stack.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

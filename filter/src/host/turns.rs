@@ -11,7 +11,8 @@ use crate::flow::{Answer, CallKind, Decision, Due, Note, Reply};
 use crate::head::Head;
 use crate::pairs::{self, Pairs};
 
-/// Most replies and resumes in one callback: some 300 overflow the VM's stack.
+/// Most replies and resumes in one callback: resumed requests with trailers
+/// nest, and some 1,500 of them overflow the VM's stack.
 const TURNS: usize = 100;
 /// Most held requests looked at in one callback, those whose clients have gone included.
 const LOOKS: usize = 2_000;
