@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: release artefacts in `target/dist`.
 //!
-//! - `boltgate-filter.wasm` and its `.sha256`;
+//! - `boltgate-filter.wasm`, `boltgate-filter-l402.wasm` and their `.sha256`;
 //! - `boltgate`, the sidecar;
 //! - `oci/`: the module as an OCI image layout of the "compat" form that Istio and Envoy Gateway
 //!   fetch: an ordinary image for linux/amd64 whose last layer is a gzip tar with `plugin.wasm`.
@@ -16,6 +16,17 @@ use sha2::{Digest, Sha256};
 
 use crate::run::{cargo, output, run, step};
 use crate::{build, paths};
+
+/// Writes a module and the file that `sha256sum -c` checks it with; gives the digest.
+fn put_module(dist: &Path, name: &str, wasm: &[u8]) -> anyhow::Result<String> {
+    let digest = sha256(wasm);
+    fs::write(dist.join(name), wasm)?;
+    fs::write(
+        dist.join(format!("{name}.sha256")),
+        format!("{digest}  {name}\n"),
+    )?;
+    Ok(digest)
+}
 
 /// Builds and lays out everything.
 pub(crate) fn command() -> anyhow::Result<()> {
@@ -35,12 +46,9 @@ pub(crate) fn command() -> anyhow::Result<()> {
     let _ = fs::remove_dir_all(&dist);
     fs::create_dir_all(&dist)?;
     let wasm = fs::read(paths::filter_wasm())?;
-    fs::write(dist.join("boltgate-filter.wasm"), &wasm)?;
-    let digest = sha256(&wasm);
-    fs::write(
-        dist.join("boltgate-filter.wasm.sha256"),
-        format!("{digest}  boltgate-filter.wasm\n"),
-    )?;
+    let digest = put_module(&dist, "boltgate-filter.wasm", &wasm)?;
+    let l402 = fs::read(paths::l402_wasm())?;
+    put_module(&dist, "boltgate-filter-l402.wasm", &l402)?;
     fs::copy(
         paths::target().join("shipped/boltgate"),
         dist.join("boltgate"),
