@@ -132,7 +132,10 @@ fn answer(behaviour: Behaviour, path: &str) -> Response {
 fn keys() -> Value {
     json!({
         "version": "impostor",
-        "keys": [{ "generation": 1, "state": "current", "l402": hex(&CLAIMED_KEY) }],
+        "keys": [{
+            "generation": 1, "state": "current",
+            "l402": hex(&CLAIMED_KEY), "payment": hex(&CLAIMED_KEY),
+        }],
         "revocations": { "full": true, "add": [], "remove": [] },
     })
 }
