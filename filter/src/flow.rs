@@ -344,6 +344,12 @@ fn shelves_for(config: &PluginConfig) -> (Vec<Shelf>, Vec<Shelves>) {
     (shelves, shelves_of)
 }
 
+/// How long a request waits for a call to the sidecar. The call's own timeout comes first; this is
+/// for when even that does not come.
+fn patience_ms(config: &PluginConfig) -> u64 {
+    millis(config.sidecar.timeout).saturating_add(250)
+}
+
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -19,7 +19,7 @@ use super::limits::Client;
 use super::reply::{Manner, Why};
 use super::sidecar::{Answer, CallKind, LONGEST_RETRY_SECONDS};
 use super::waiting::{Turn, Unoffered, Waiter, Wanted};
-use super::{Gate, Note, RETRY_AFTER_SECONDS, ServiceTag, State, millis, payment};
+use super::{Gate, Note, RETRY_AFTER_SECONDS, ServiceTag, State, millis, patience_ms, payment};
 use crate::outcome::CallResult;
 use protocol::json::Json;
 
@@ -31,13 +31,8 @@ const MOST: usize = 16_384;
 pub(super) struct Claimant {
     /// Of the claim, growing.
     pub(super) number: u64,
-    pub(super) service: usize,
-    pub(super) manner: Manner,
-    pub(super) client: Client,
-    /// What it is offered should somebody else have the payment already.
-    pub(super) wanted: Wanted,
-    pub(super) attempt: Attempt,
-    pub(super) charge: Charge,
+    attempt: Attempt,
+    claiming: Claiming,
 }
 
 /// One attempt to claim a payment.
@@ -123,11 +118,13 @@ impl Verdict {
 }
 
 /// What is known of a request that is about to claim.
+#[derive(Debug)]
 pub(super) struct Claiming {
     pub(super) stream: u32,
     pub(super) service: usize,
     pub(super) manner: Manner,
     pub(super) client: Client,
+    /// What it is offered should somebody else have the payment already.
     pub(super) wanted: Wanted,
     pub(super) charge: Charge,
 }
@@ -135,14 +132,7 @@ pub(super) struct Claiming {
 impl State {
     /// Asks for a claim and holds the request meanwhile; `false` if nobody can be asked.
     pub(super) fn claim(&mut self, config: &PluginConfig, claiming: Claiming, now_ms: u64) -> bool {
-        let Claiming {
-            stream,
-            service,
-            manner,
-            client,
-            wanted,
-            charge,
-        } = claiming;
+        let (service, charge) = (claiming.service, &claiming.charge);
         let Some((name, terms)) = self.names.get(service).zip(self.terms(config, service)) else {
             return false;
         };
@@ -172,20 +162,14 @@ impl State {
         {
             return false;
         }
-        // The call's own timeout comes first; the deadline is for when even that does not come.
-        let patience = millis(config.sidecar.timeout).saturating_add(250);
         self.waiting.for_claim(Waiter {
-            stream,
+            stream: claiming.stream,
             since_ms: now_ms,
-            deadline_ms: now_ms.saturating_add(patience),
+            deadline_ms: now_ms.saturating_add(patience_ms(config)),
             what: Box::new(Claimant {
                 number,
-                service,
-                manner,
-                client,
-                wanted,
                 attempt,
-                charge,
+                claiming,
             }),
         });
         true
@@ -194,9 +178,9 @@ impl State {
     /// Who has waited too long is told to come again.
     pub(super) fn expire_claims(&mut self, now_ms: u64) {
         while let Some(waiter) = self.waiting.late_claimant(now_ms) {
-            let Claimant {
+            let Claiming {
                 service, manner, ..
-            } = *waiter.what;
+            } = waiter.what.claiming;
             let turn = Turn::come_again(Some(service), manner);
             self.waiting.is_due(waiter.place(), turn);
             self.claims.abandon(waiter.what.attempt);
@@ -255,14 +239,16 @@ impl Gate {
         };
         let place = waiter.place();
         let Claimant {
+            attempt, claiming, ..
+        } = *waiter.what;
+        let Claiming {
             service,
             manner,
             client,
             wanted,
-            attempt,
             charge,
             ..
-        } = *waiter.what;
+        } = claiming;
         let tag = state.tag(service);
         let turn = match (verdict, tag) {
             (Verdict::Won, Some(tag)) => {

@@ -5,7 +5,7 @@ use protocol::policy::PluginConfig;
 use super::decide::seconds;
 use super::stock::{NoOffers, Offer, Scheme, Shelf};
 use super::waiting::{Turn, Unoffered, Waiter, Wanted};
-use super::{RETRY_AFTER_SECONDS, State, millis};
+use super::{RETRY_AFTER_SECONDS, State, patience_ms};
 
 /// The shelves of one service, by scheme.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +48,7 @@ impl State {
             return refuse(429, retry_after);
         }
         let Some(shelves) = self.shelves_of.get(service).copied() else {
+            self.clients.give_back(client, now_ms);
             return refuse(503, RETRY_AFTER_SECONDS);
         };
         for index in shelves.wanted(wanted) {
@@ -92,12 +93,10 @@ impl State {
         now_ms: u64,
     ) -> Option<Turn> {
         let Unoffered { manner, client, .. } = unoffered;
-        // The call's own timeout comes first; the deadline is for when even that does not come.
-        let patience = millis(config.sidecar.timeout).saturating_add(250);
         let waiter = Waiter {
             stream,
             since_ms,
-            deadline_ms: now_ms.saturating_add(patience),
+            deadline_ms: now_ms.saturating_add(patience_ms(config)),
             what: unoffered,
         };
         if self.is_full(config) || !self.waiting.for_offer(service, waiter) {
