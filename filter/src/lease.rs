@@ -4,10 +4,15 @@
 //! the reports of all leases go to the sidecar in one call, and its answers come back here. All
 //! times are milliseconds of one clock that never goes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Report};
+
+/// Holders that have ended and may still give something back, at most.
+const MOST_ENDED: usize = 4_096;
+/// Reports of ended holders in one call, at most.
+const ENDED_PER_CALL: usize = 256;
 
 /// How long leases last.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +36,8 @@ impl Default for Times {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
 pub enum Spend {
-    /// They are spent: let the request or event go.
-    Taken,
+    /// They are spent, by this holder: let the request or event go.
+    Taken(HolderId),
     /// Not enough is here. The next report asks for it; try again after an answer.
     Lacking,
 }
@@ -53,6 +58,11 @@ struct Lease {
     holder: HolderId,
     granted: u64,
     used: u64,
+    returned: u64,
+    /// What the newest report said of `used`.
+    told_used: u64,
+    /// What the account had spent when that was answered.
+    account_spent: u64,
     /// Before the first answer this is 0, and nothing can be spent.
     valid_until_ms: u64,
     returning: bool,
@@ -69,6 +79,9 @@ impl Lease {
             holder,
             granted: 0,
             used: 0,
+            returned: 0,
+            told_used: 0,
+            account_spent: 0,
             valid_until_ms: 0,
             returning: false,
             need: 0,
@@ -99,11 +112,13 @@ impl Lease {
         self.granted.max(self.used.saturating_add(second))
     }
 
-    fn report(&self, account: AccountId, now_ms: u64) -> Report {
+    fn report(&mut self, account: AccountId, now_ms: u64) -> Report {
+        self.told_used = self.used;
         Report {
             account,
             holder: self.holder,
             used: self.used,
+            returned: self.returned,
             want: self.want(now_ms),
             need: if self.returning { 0 } else { self.need },
             price: self.price,
@@ -151,11 +166,25 @@ impl Pace {
     }
 }
 
+/// A holder that has ended. What it spent may still be given back.
+struct Ended {
+    account: AccountId,
+    holder: HolderId,
+    used: u64,
+    returned: u64,
+    /// How much of `returned` the ledger has heard.
+    told: u64,
+}
+
 /// All leases of this VM.
 pub struct Leases {
     times: Times,
     next_holder: u128,
     leases: BTreeMap<AccountId, Lease>,
+    /// Oldest first.
+    ended: VecDeque<Ended>,
+    /// Accounts without a lease that are in use all the same.
+    touched: Vec<AccountId>,
     /// Where the next round of reports begins, when there were too many for one call.
     cursor: Option<AccountId>,
 }
@@ -169,6 +198,8 @@ impl Leases {
             times,
             next_holder: u128::from_le_bytes(seed),
             leases: BTreeMap::new(),
+            ended: VecDeque::new(),
+            touched: Vec::new(),
             cursor: None,
         }
     }
@@ -186,10 +217,36 @@ impl Leases {
             lease.used = lease.used.saturating_add(price);
             lease.need = 0;
             lease.pace.spent(price, now_ms);
-            return Spend::Taken;
+            return Spend::Taken(lease.holder);
         }
         lease.need = price;
         Spend::Lacking
+    }
+
+    /// Gives back what `holder` spent for something that was never delivered.
+    pub fn give_back(&mut self, account: &AccountId, holder: HolderId, price: u64) {
+        if let Some(lease) = self.leases.get_mut(account)
+            && lease.holder == holder
+        {
+            lease.returned = lease.returned.saturating_add(price).min(lease.used);
+        } else if let Some(ended) = self.ended.iter_mut().rev().find(|one| one.holder == holder) {
+            ended.returned = ended.returned.saturating_add(price).min(ended.used);
+        }
+    }
+
+    /// The account is in use although nothing of it is spent (L9).
+    pub fn touch(&mut self, account: AccountId) {
+        if !self.leases.contains_key(&account) && !self.touched.contains(&account) {
+            self.touched.push(account);
+        }
+    }
+
+    /// What the account has spent, as far as this VM knows; `None` without a lease.
+    #[must_use]
+    pub fn spent_of(&self, account: &AccountId) -> Option<u64> {
+        let lease = self.leases.get(account)?;
+        let since = lease.used.saturating_sub(lease.told_used);
+        Some(lease.account_spent.saturating_add(since))
     }
 
     /// Nobody waits any longer for units of the account.
@@ -217,30 +274,73 @@ impl Leases {
             }
             lease.returning |= has_lapsed || is_idle;
         }
+        let mut reports = self.reports_of_leases(now_ms);
+        let of_the_ended = self.ended.iter().filter(|one| one.returned > one.told);
+        reports.extend(of_the_ended.take(ENDED_PER_CALL).map(|one| Report {
+            account: one.account,
+            holder: one.holder,
+            used: one.used,
+            returned: one.returned,
+            want: 0,
+            need: 0,
+            price: 0,
+            release: true,
+        }));
+        // A lease that begins and ends at once: the ledger hears of the account.
+        for account in std::mem::take(&mut self.touched) {
+            let mut lease = Lease::new(take_id(&mut self.next_holder), now_ms);
+            lease.returning = true;
+            reports.push(lease.report(account, now_ms));
+        }
+        reports.truncate(MAX_REPORTS);
+        reports
+    }
+
+    fn reports_of_leases(&mut self, now_ms: u64) -> Vec<Report> {
         let start = self.cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
         let reports: Vec<_> = self
             .leases
-            .range((start, Bound::Unbounded))
+            .range_mut((start, Bound::Unbounded))
             .take(MAX_REPORTS)
             .map(|(account, lease)| lease.report(*account, now_ms))
             .collect();
         if reports.len() == MAX_REPORTS {
             self.cursor = reports.last().map(|report| report.account);
         } else if reports.is_empty() && start != Bound::Unbounded {
-            return self.reports(now_ms);
+            return self.reports_of_leases(now_ms);
         }
         reports
     }
 
     /// One answer to a report that was sent at `sent_ms`. Says whether waiting is in vain.
     pub fn answered(&mut self, answer: &Answer, sent_ms: u64) -> Option<InVain> {
+        if let Some(ended) = self
+            .ended
+            .iter_mut()
+            .find(|one| one.holder == answer.holder)
+        {
+            ended.told = ended.told.max(answer.returned);
+        }
         let lease = self.leases.get_mut(&answer.account)?;
         if lease.holder != answer.holder {
             return None;
         }
+        lease.account_spent = lease.account_spent.max(answer.spent);
         if answer.r#final {
             // Who waits is heard again under a new id.
             let (need, price, wanted_at_ms) = (lease.need, lease.price, lease.wanted_at_ms);
+            if lease.used > answer.returned {
+                if self.ended.len() >= MOST_ENDED {
+                    self.ended.pop_front();
+                }
+                self.ended.push_back(Ended {
+                    account: answer.account,
+                    holder: lease.holder,
+                    used: lease.used,
+                    returned: lease.returned,
+                    told: answer.returned,
+                });
+            }
             self.leases.remove(&answer.account);
             if need > 0 && answer.state == AccountState::Open {
                 let mut lease = Lease::new(take_id(&mut self.next_holder), wanted_at_ms);
@@ -301,11 +401,55 @@ mod tests {
             account: report.account,
             holder: report.holder,
             granted: units,
+            returned: report.returned,
+            spent: 0,
             recall: false,
             r#final: false,
             short: false,
             state: AccountState::Open,
         }
+    }
+
+    fn taken(seed: u8) -> Spend {
+        Spend::Taken(HolderId([seed; 16]))
+    }
+
+    #[test]
+    fn what_was_not_delivered_is_given_back_also_when_the_lease_has_ended() {
+        let mut leases = leases();
+        assert_eq!(leases.spend(ACCOUNT, 2, 0), Spend::Lacking);
+        let answer = granted(&mut leases, 0, 6);
+        leases.answered(&answer, 0);
+        for _ in 0..3 {
+            assert_eq!(leases.spend(ACCOUNT, 2, 0), taken(9));
+        }
+        leases.give_back(&ACCOUNT, answer.holder, 2);
+        let report = leases.reports(0).remove(0);
+        assert_eq!((report.used, report.returned), (6, 2));
+        let ended = Answer {
+            r#final: true,
+            returned: 2,
+            ..answer.clone()
+        };
+        leases.answered(&ended, 0);
+        assert!(leases.is_empty() && leases.reports(100).is_empty());
+        leases.give_back(&ACCOUNT, answer.holder, 2);
+        // Until it was heard.
+        for now_ms in [200, 300] {
+            let report = leases.reports(now_ms).remove(0);
+            assert_eq!((report.used, report.returned, report.release), (6, 4, true));
+        }
+        let heard = Answer {
+            returned: 4,
+            ..ended
+        };
+        leases.answered(&heard, 300);
+        assert!(leases.reports(400).is_empty());
+        // Never more than was spent.
+        for _ in 0..5 {
+            leases.give_back(&ACCOUNT, answer.holder, 2);
+        }
+        assert_eq!(leases.reports(500)[0].returned, 6);
     }
 
     #[test]
@@ -314,8 +458,8 @@ mod tests {
         assert_eq!(leases.spend(ACCOUNT, 2, 0), Spend::Lacking);
         let answer = granted(&mut leases, 0, 5);
         assert_eq!(leases.answered(&answer, 0), None);
-        assert_eq!(leases.spend(ACCOUNT, 2, 10), Spend::Taken);
-        assert_eq!(leases.spend(ACCOUNT, 2, 10), Spend::Taken);
+        assert_eq!(leases.spend(ACCOUNT, 2, 10), taken(9));
+        assert_eq!(leases.spend(ACCOUNT, 2, 10), taken(9));
         assert_eq!(leases.spend(ACCOUNT, 2, 10), Spend::Lacking);
     }
 
@@ -326,7 +470,7 @@ mod tests {
         let answer = granted(&mut leases, 0, 5);
         // The answer took 4 s.
         assert_eq!(leases.answered(&answer, 0), None);
-        assert_eq!(leases.spend(ACCOUNT, 1, 4_999), Spend::Taken);
+        assert_eq!(leases.spend(ACCOUNT, 1, 4_999), taken(9));
         assert_eq!(leases.spend(ACCOUNT, 1, 5_000), Spend::Lacking);
         assert!(leases.reports(5_000)[0].release);
     }
@@ -362,7 +506,7 @@ mod tests {
         assert_eq!(leases.spend(ACCOUNT, 1, 0), Spend::Lacking);
         let answer = granted(&mut leases, 0, 1);
         leases.answered(&answer, 0);
-        assert_eq!(leases.spend(ACCOUNT, 1, 0), Spend::Taken);
+        assert_eq!(leases.spend(ACCOUNT, 1, 0), taken(9));
         let report = leases.reports(2_000).remove(0);
         assert!(report.release && report.used == 1);
         leases.answered(
@@ -382,12 +526,12 @@ mod tests {
         let answer = granted(&mut leases, 0, 100);
         leases.answered(&answer, 0);
         for _ in 0..60 {
-            assert_eq!(leases.spend(ACCOUNT, 1, 100), Spend::Taken);
+            assert_eq!(leases.spend(ACCOUNT, 1, 100), taken(9));
         }
         let report = &leases.reports(200)[0];
         assert_eq!((report.used, report.want, report.need), (60, 100, 0));
         for _ in 0..20 {
-            assert_eq!(leases.spend(ACCOUNT, 1, 300), Spend::Taken);
+            assert_eq!(leases.spend(ACCOUNT, 1, 300), taken(9));
         }
         assert_eq!(leases.reports(300)[0].want, 160);
     }

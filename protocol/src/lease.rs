@@ -96,6 +96,9 @@ pub struct Report {
     pub holder: HolderId,
     /// Spent, ever, by this holder.
     pub used: u64,
+    /// Given back, ever, of what it spent: for requests that the upstream never answered. Counts
+    /// also after the holder has ended, until the account is settled.
+    pub returned: u64,
     /// How much this holder would like to have been granted, ever: no more than what it has, or
     /// about one second's worth beyond what it has used.
     pub want: u64,
@@ -116,6 +119,10 @@ pub struct Answer {
     pub holder: HolderId,
     /// Granted, ever, to this holder.
     pub granted: u64,
+    /// [`Report::returned`] as it was heard: it need not be said again.
+    pub returned: u64,
+    /// Debited from the account so far, whoever spent it.
+    pub spent: u64,
     /// Return what is left: someone else needs it, or the account is closing.
     pub recall: bool,
     /// The holder has ended; its id must not be used again.

@@ -40,6 +40,8 @@ pub struct Account {
     pub spent: u64,
     /// Units may be granted.
     pub is_open: bool,
+    /// Closed, and what goes back to the buyer is fixed: nothing is debited or given back any more.
+    pub is_settled: bool,
     /// Leases, live and final.
     pub holders: BTreeMap<HolderId, Holder>,
 }
@@ -51,6 +53,8 @@ pub struct Holder {
     pub granted: u64,
     /// Reported as spent, ever, and debited.
     pub used: u64,
+    /// Reported as given back, ever, and no longer debited; never more than `used`.
+    pub returned: u64,
     /// Reported as spent after the holder was made final: never debited, the seller's loss.
     pub late: u64,
     /// Not final.
@@ -115,12 +119,14 @@ impl Account {
         };
         if !holder.is_live {
             let lost_units = holder.told_too_late(report.used);
+            self.give_back(&mut holder, report.returned);
             self.holders.insert(report.holder, holder);
             return self.answer(report, holder, lost_units, false);
         }
         let used = report.used.min(holder.granted);
         self.spent = self.spent.saturating_add(used.saturating_sub(holder.used));
         holder.used = holder.used.max(used);
+        self.give_back(&mut holder, report.returned);
         holder.seen_ms = now_ms;
         self.holders.insert(report.holder, holder);
         let mut is_short = false;
@@ -140,6 +146,16 @@ impl Account {
         }
         self.holders.insert(report.holder, holder);
         self.answer(report, holder, 0, is_short)
+    }
+
+    /// What was spent for nothing is no longer debited.
+    fn give_back(&mut self, holder: &mut Holder, returned: u64) {
+        let returned = returned.min(holder.used).max(holder.returned);
+        if !self.is_settled {
+            let more = returned.saturating_sub(holder.returned);
+            self.spent = self.spent.saturating_sub(more);
+            holder.returned = returned;
+        }
     }
 
     /// The holder that reports; a new one only where something can be granted or a release has to
@@ -174,6 +190,8 @@ impl Account {
                 account: report.account,
                 holder: report.holder,
                 granted: holder.granted,
+                returned: report.returned,
+                spent: self.spent,
                 recall: holder.is_recalled || !holder.is_live || !self.is_open,
                 r#final: !holder.is_live,
                 short,
@@ -200,6 +218,13 @@ impl Account {
             holder.is_live || now_ms.saturating_sub(holder.seen_ms) < times.forget_ms
         });
         before.saturating_sub(self.held())
+    }
+
+    /// Fixes what goes back to the buyer, once no lease lives: gives it the first time only.
+    pub fn settle(&mut self) -> Option<u64> {
+        let refund = self.refund().filter(|_| !self.is_settled)?;
+        self.is_settled = true;
+        Some(refund)
     }
 
     /// Stops granting (L8). What is to be refunded is known when [`Self::refund`] says it.
