@@ -5,6 +5,7 @@
 //! an ordinary 503 or 504 response. An answer without the marker means nothing.
 
 pub mod charge;
+pub mod session;
 
 use serde::{Deserialize, Serialize};
 

@@ -19,7 +19,7 @@ pub use config::{ClientLimits, InvalidStatus, Payment, PluginConfig, SidecarRef,
 pub use error::{ConfigError, ConfigErrors};
 #[cfg(feature = "schema")]
 pub use schema::schema_text;
-pub use service::{ChargeTerms, Rule, Service};
+pub use service::{ChargeTerms, Rule, Service, SessionTerms, Unit};
 
 use index::{HostIndex, Verdict};
 use matcher::Case;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::policy::{
-    Access, Found, InvalidStatus, MAX_PATH_LEN, PluginConfig, RequestView, Tls, Unmatched,
+    Access, Found, InvalidStatus, MAX_PATH_LEN, PluginConfig, RequestView, Tls, Unit, Unmatched,
 };
 use serde_json::{Value, json};
 
@@ -219,7 +219,7 @@ fn what_cannot_be_sold_by_charge_is_an_error() {
         (
             realm,
             r#""schemes":[],"price":{"sat":1}"#,
-            "services[0].schemes: expected 1 to 2",
+            "services[0].schemes: expected 1 to 3",
         ),
         (
             realm,
@@ -228,8 +228,8 @@ fn what_cannot_be_sold_by_charge_is_an_error() {
         ),
         (
             realm,
-            r#""schemes":["session"],"price":{"sat":1}"#,
-            "services[0].schemes[0]: expected \"l402\" or \"charge\"",
+            r#""schemes":["bundle"],"price":{"sat":1}"#,
+            "services[0].schemes[0]: expected \"l402\" or \"charge\" or \"session\"",
         ),
         (
             realm,
@@ -239,6 +239,64 @@ fn what_cannot_be_sold_by_charge_is_an_error() {
     ] {
         let found = errors(payment, service);
         assert!(found.starts_with(expected), "{expected}\nfound {found}");
+    }
+}
+
+#[test]
+fn a_session_has_a_price_a_deposit_and_a_unit() {
+    let terms = |service: &str| {
+        let text = format!(
+            r#"{{"sidecar":{{"cluster":"c"}},"payment":{{"realm":"r"}},"services":[{{"name":"a",
+                "match":[{{"hosts":["a.com"]}}],{service}}}]}}"#
+        );
+        let config = PluginConfig::from_json(text.as_bytes())
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let terms = config.policy.services()[0].session();
+        Ok(terms.map(|terms| (terms.price.get(), terms.deposit.get(), terms.unit)))
+    };
+    let session = r#""schemes":["session"]"#;
+    for (rest, expected) in [
+        (r#""price":{"sat":3}"#, (3, 60, Unit::Request)),
+        (
+            r#""price":{"sat":3},"session":{"unit":"event"}"#,
+            (3, 60, Unit::Event),
+        ),
+        (
+            r#""price":{"msat":1500},"session":{"price":{"sat":2},"deposit":{"sat":2}}"#,
+            (2, 2, Unit::Request),
+        ),
+    ] {
+        let found: Result<_, Vec<String>> = terms(&format!("{session},{rest}"));
+        assert_eq!(found, Ok(Some(expected)), "{rest}");
+    }
+    for (service, expected) in [
+        (
+            r#""schemes":["l402"],"price":{"sat":1},"session":{"price":{"sat":1}}"#,
+            "services[0].session: the service does not sell by session: see schemes",
+        ),
+        (
+            r#""schemes":["session"],"price":{"msat":1500}"#,
+            "services[0]: session needs a price of whole satoshis",
+        ),
+        (
+            r#""schemes":["session"],"price":{"sat":5},"session":{"deposit":{"sat":4}}"#,
+            "services[0].session: deposit must cover at least one unit",
+        ),
+        (
+            r#""schemes":["session"],"price":{"sat":5},"session":{"deposit":{"msat":4000}}"#,
+            "services[0].session.deposit.sat: missing",
+        ),
+    ] {
+        let found = terms(service);
+        assert_eq!(
+            found
+                .as_ref()
+                .err()
+                .and_then(|errors| errors.first())
+                .map(String::as_str),
+            Some(expected),
+            "{service}: {found:?}"
+        );
     }
 }
 

@@ -49,6 +49,10 @@ pub struct Payment {
     pub realm: Realm,
     /// Who sees to it that nobody listens.
     pub tls: Tls,
+    /// A session that nobody used for so long is closed; whole seconds (R-SESSION-3).
+    pub idle_timeout: Duration,
+    /// How long a stream waits for a topUp before it ends (R-SESSION-16).
+    pub stream_hold: Duration,
 }
 
 /// How challenges and credentials of the Payment scheme are kept from listeners (R-CORE-25).
@@ -181,9 +185,12 @@ impl PluginConfig {
             .and_then(read_limits)
             .unwrap_or_default();
         let policy = object.required("services").map(|node| read_services(&node));
-        let sells_charge = policy
-            .as_ref()
-            .is_some_and(|policy| policy.services().iter().any(|one| one.charge().is_some()));
+        let sells_charge = policy.as_ref().is_some_and(|policy| {
+            policy
+                .services()
+                .iter()
+                .any(|one| one.charge().is_some() || one.session().is_some())
+        });
         let payment = if sells_charge {
             object.required("payment")
         } else {
@@ -251,8 +258,23 @@ fn read_payment(node: Node<'_>) -> Option<Payment> {
     let tls = or_default(object.optional("tls"), Tls::Required, |node| {
         node.choice(&[("required", Tls::Required), ("terminated", Tls::Terminated)])
     });
+    let idle_timeout = or_default(object.optional("idleTimeout"), S(300), |node| {
+        let timeout = node.duration(S(10)..=S(30 * 86_400))?;
+        if timeout.subsec_millis() != 0 {
+            node.error("expected whole seconds");
+        }
+        Some(timeout)
+    });
+    let stream_hold = or_default(object.optional("streamHold"), S(60), |node| {
+        node.duration(S(1)..=S(600))
+    });
     object.finish();
-    Some(Payment { realm: realm?, tls })
+    Some(Payment {
+        realm: realm?,
+        tls,
+        idle_timeout,
+        stream_hold,
+    })
 }
 
 fn read_limits(node: Node<'_>) -> Option<ClientLimits> {

@@ -104,6 +104,11 @@ struct Payment {
     /// `required` (default): nothing is sold by this scheme to requests whose `:scheme` is not
     /// `https`. `terminated`: a hop before this Envoy ends TLS for all of them.
     tls: Option<Tls>,
+    /// A session that nobody used for so long is closed, and the rest is paid back: whole seconds,
+    /// 10s to 30d. Default `300s`.
+    idle_timeout: Option<DurationText>,
+    /// How long a stream waits for more money before it ends: 1s to 10m. Default `60s`.
+    stream_hold: Option<DurationText>,
 }
 
 /// Printable ASCII without `|`, `"` and `\`.
@@ -122,6 +127,7 @@ enum Tls {
 enum Scheme {
     L402,
     Charge,
+    Session,
 }
 
 #[derive(JsonSchema)]
@@ -142,10 +148,12 @@ struct Service {
     r#match: Vec<Match>,
     /// Price of one token, and of one response by `charge`, which takes whole satoshis only.
     price: Price,
-    /// What is offered and accepted: `l402` tokens, and single responses by `charge` of the
-    /// Payment scheme. Default `["l402"]`.
-    #[schemars(length(min = 1, max = 2))]
+    /// What is offered and accepted: `l402` tokens, single responses by `charge` of the Payment
+    /// scheme, and units paid from the balance of a `session`. Default `["l402"]`.
+    #[schemars(length(min = 1, max = 3))]
     schemes: Option<Vec<Scheme>>,
+    /// How sessions pay here; only where `schemes` has `session`.
+    session: Option<Session>,
     /// A charge counts only once the Lightning node says that it is settled. Default `false`: the
     /// preimage is proof enough.
     charge_settled: Option<bool>,
@@ -167,6 +175,35 @@ struct Service {
     no_invoice_paths: Option<Vec<PathMatch>>,
     /// Pass CORS preflights on instead of answering them. Default `false`.
     cors_passthrough: Option<bool>,
+}
+
+/// How sessions pay at a service.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+struct Session {
+    /// Price of one unit. Default: `price` of the service, which must be whole satoshis then.
+    price: Option<Sats>,
+    /// Amount of a deposit, at least one unit. Default: 20 units.
+    deposit: Option<Sats>,
+    /// What one unit is: a `request` (default), or an `event` with data of a stream of server-sent
+    /// events.
+    unit: Option<Unit>,
+}
+
+/// An amount of whole satoshis.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Sats {
+    /// Satoshis.
+    #[schemars(range(min = 1, max = 2_100_000_000_000_000_u64))]
+    sat: u64,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Unit {
+    Request,
+    Event,
 }
 
 /// Requests that belong to a service: all of what is given has to hold.

@@ -26,6 +26,38 @@ pub struct Service {
     cors_passthrough: bool,
     sells_l402: bool,
     charge: Option<ChargeTerms>,
+    session: Option<SessionTerms>,
+}
+
+/// How a service is sold by the intent `session` of the Payment scheme.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SessionTerms {
+    /// Price of one unit.
+    pub price: Sat,
+    /// Amount of a deposit, at least `price`.
+    pub deposit: Sat,
+    /// What one unit is.
+    pub unit: Unit,
+}
+
+/// What a session pays for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unit {
+    /// One request, whatever its answer.
+    Request,
+    /// One event with data of a stream of server-sent events; another answer is one unit.
+    Event,
+}
+
+impl Unit {
+    /// The name on the wire and in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Event => "event",
+        }
+    }
 }
 
 /// How a service is sold by the intent `charge` of the Payment scheme.
@@ -78,6 +110,12 @@ impl Service {
     #[must_use]
     pub const fn charge(&self) -> Option<ChargeTerms> {
         self.charge
+    }
+
+    /// Sessions may be spent here, on these terms.
+    #[must_use]
+    pub const fn session(&self) -> Option<SessionTerms> {
+        self.session
     }
 
     /// Preflight requests are passed on instead of answered.
@@ -176,11 +214,21 @@ pub(super) fn read_service(
             .filter_map(|node| read_rule(node, index, &capabilities))
             .collect()
     });
-    let schemes = or_default(object.optional("schemes"), (true, false), read_schemes);
-    let (sells_l402, sells_charge) = schemes;
+    let schemes = or_default(object.optional("schemes"), Schemes::default(), read_schemes);
     let price = object
         .required("price")
-        .and_then(|node| read_price(node, sells_charge));
+        .and_then(|node| read_price(node, schemes.charge));
+    let session = object.optional("session").map(|node| {
+        if !schemes.session {
+            node.error("the service does not sell by session: see schemes");
+        }
+        read_session(node, price)
+    });
+    let session = match session {
+        Some(terms) => Some(terms?),
+        None if schemes.session => Some(read_default_session(&object, price)?),
+        None => None,
+    };
     let settled = or_default(object.optional("chargeSettled"), false, |node| node.bool());
     let lifetime = object
         .optional("lifetime")
@@ -213,8 +261,9 @@ pub(super) fn read_service(
             free,
             no_invoice,
             cors_passthrough,
-            sells_l402,
-            charge: sells_charge.then_some(ChargeTerms { amount, settled }),
+            sells_l402: schemes.l402,
+            charge: schemes.charge.then_some(ChargeTerms { amount, settled }),
+            session: session.filter(|_| schemes.session),
         },
         rules?,
     ))
@@ -283,20 +332,111 @@ fn read_capabilities(node: &Node<'_>) -> Option<Vec<String>> {
     )
 }
 
-/// Whether L402 is sold, and whether `charge` is.
-fn read_schemes(node: &Node<'_>) -> Option<(bool, bool)> {
-    let once = Once::new("scheme");
-    let mut schemes = (false, false);
-    for node in node.list(1..=2) {
-        let is_charge = node.choice(&[("l402", false), ("charge", true)])?;
-        once.check(&node, if is_charge { "charge" } else { "l402" });
-        if is_charge {
-            schemes.1 = true;
-        } else {
-            schemes.0 = true;
+/// By what a service is sold.
+struct Schemes {
+    l402: bool,
+    charge: bool,
+    session: bool,
+}
+
+impl Default for Schemes {
+    fn default() -> Self {
+        Self {
+            l402: true,
+            ..Self::NONE
         }
     }
-    (schemes != (false, false)).then_some(schemes)
+}
+
+impl Schemes {
+    const NONE: Self = Self {
+        l402: false,
+        charge: false,
+        session: false,
+    };
+}
+
+fn read_schemes(node: &Node<'_>) -> Option<Schemes> {
+    const NAMES: [&str; 3] = ["l402", "charge", "session"];
+    let once = Once::new("scheme");
+    let mut schemes = Schemes::NONE;
+    let mut is_any = false;
+    for node in node.list(1..=NAMES.len()) {
+        let name = node.choice(&NAMES.map(|name| (name, name)))?;
+        once.check(&node, name);
+        is_any = true;
+        match name {
+            "l402" => schemes.l402 = true,
+            "charge" => schemes.charge = true,
+            _ => schemes.session = true,
+        }
+    }
+    is_any.then_some(schemes)
+}
+
+/// Deposits are this many units unless the configuration says otherwise (R-SESSION-4).
+const DEFAULT_UNITS: u64 = 20;
+
+fn read_session(node: Node<'_>, service_price: Option<Msat>) -> Option<SessionTerms> {
+    let object = node.object()?;
+    let price = object.optional("price").map(read_sats);
+    let deposit = object.optional("deposit").map(read_sats);
+    let unit = or_default(object.optional("unit"), Unit::Request, |node| {
+        node.choice(&[("request", Unit::Request), ("event", Unit::Event)])
+    });
+    let price = match price {
+        Some(price) => price?,
+        None => whole_sats(&object, service_price?)?,
+    };
+    let deposit = match deposit {
+        Some(deposit) => deposit?,
+        None => default_deposit(&object, price)?,
+    };
+    if deposit < price {
+        object.error("deposit must cover at least one unit");
+    }
+    object.finish();
+    Some(SessionTerms {
+        price,
+        deposit,
+        unit,
+    })
+}
+
+fn read_default_session(object: &Object<'_>, price: Option<Msat>) -> Option<SessionTerms> {
+    let price = whole_sats(object, price?)?;
+    Some(SessionTerms {
+        price,
+        deposit: default_deposit(object, price)?,
+        unit: Unit::Request,
+    })
+}
+
+/// A unit costs what the service costs, if that can be said in satoshis.
+fn whole_sats(object: &Object<'_>, price: Msat) -> Option<Sat> {
+    if price.get() % 1_000 != 0 {
+        object.error("session needs a price of whole satoshis");
+        return None;
+    }
+    Some(Sat::price_of(price))
+}
+
+fn default_deposit(object: &Object<'_>, price: Sat) -> Option<Sat> {
+    let deposit = price.get().checked_mul(DEFAULT_UNITS).and_then(Sat::new);
+    if deposit.is_none() {
+        object.error("session needs a deposit: 20 times the price is too much");
+    }
+    deposit
+}
+
+/// `{ "sat": n }`.
+fn read_sats(node: Node<'_>) -> Option<Sat> {
+    let object = node.object()?;
+    let sat = object
+        .required("sat")
+        .and_then(|node| node.number(1..=Sat::MAX.get()));
+    object.finish();
+    Sat::new(sat?)
 }
 
 /// The Payment scheme cannot say less than a satoshi.

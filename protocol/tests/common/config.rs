@@ -26,7 +26,12 @@ pub(crate) fn full() -> Value {
             "burst": 60,
             "paidFactor": 10
         },
-        "payment": {"realm": "api.example.com", "tls": "required"},
+        "payment": {
+            "realm": "api.example.com",
+            "tls": "required",
+            "idleTimeout": "300s",
+            "streamHold": "60s"
+        },
         "services": [
             {
                 "name": "weather",
@@ -42,7 +47,8 @@ pub(crate) fn full() -> Value {
                     "capability": "forecast"
                 }],
                 "price": {"sat": 10},
-                "schemes": ["l402", "charge"],
+                "schemes": ["l402", "charge", "session"],
+                "session": {"price": {"sat": 2}, "deposit": {"sat": 40}, "unit": "event"},
                 "chargeSettled": false,
                 "lifetime": "24h",
                 "tier": 0,
