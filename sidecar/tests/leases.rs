@@ -218,9 +218,10 @@ fn walk(seed: u64, fault: Option<Fault>) -> Result<(), String> {
                     Spend::Lacking => vm.is_waiting = is_calm || random.random_bool(0.9),
                 }
             }
-            let (failed, later) = vm.in_flight.drain(..).partition(|(_, end)| *end <= now);
+            let (failed, later): (Vec<_>, Vec<_>) =
+                vm.in_flight.drain(..).partition(|(_, end)| *end <= now);
             vm.in_flight = later;
-            for (holder, _) in Vec::from(failed) {
+            for (holder, _) in failed {
                 // The upstream never answered.
                 vm.leases.give_back(&ACCOUNT, holder, vm.price);
                 vm.gave_back += vm.price;

@@ -414,7 +414,7 @@ fn read_default_session(object: &Object<'_>, price: Option<Msat>) -> Option<Sess
 
 /// A unit costs what the service costs, if that can be said in satoshis.
 fn whole_sats(object: &Object<'_>, price: Msat) -> Option<Sat> {
-    if price.get() % 1_000 != 0 {
+    if !price.get().is_multiple_of(1_000) {
         object.error("session needs a price of whole satoshis");
         return None;
     }
