@@ -60,7 +60,7 @@ impl Fixture {
             retry_after: None,
             body: body.as_bytes(),
         };
-        self.gate.answered(kind, &answer, self.now_ms);
+        self.gate.answered(kind, &answer, self.now());
     }
 
     /// The next call that is no poll: its kind, cluster, path and body.
@@ -168,7 +168,7 @@ impl Fixture {
 
     /// The attempts that the sidecar is told of at the next tick.
     fn abandoned(&mut self) -> Option<(CallKind, Vec<String>)> {
-        self.gate.tick(self.now_ms);
+        self.gate.tick(self.now());
         let (kind, cluster, path, body) = self.call()?;
         assert_eq!(
             (cluster.as_str(), path.as_str()),
@@ -266,7 +266,7 @@ fn a_service_offers_what_it_sells_and_nothing_else() {
 fn a_stocked_challenge_is_one_local_reply_and_shown_once() {
     let mut gate = gate();
     gate.challenged(&Sent::get("/v1/x"));
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     gate.sell();
     let mut seen = std::collections::HashSet::new();
     for _ in 0..2 {
@@ -673,7 +673,7 @@ fn a_new_configuration_goes_on_abandoning() {
     let (kind, claim) = old.presented(&with_payment("/v1/x", &credential));
     old.respond(kind, 500, true, "");
     let mut new = Fixture::of(BEHIND_TLS, SERVICES);
-    new.gate.inherit(&old.gate);
+    new.gate.inherit(&old.gate, old.now());
     assert_eq!(new.abandoned().unwrap().1, [claim.attempt]);
     new.presented(&with_payment("/v1/x", &credential));
 }
@@ -747,7 +747,7 @@ fn the_stream_that_was_paid_for_has_one_receipt() {
     let claimed = gate.gate.receipt_for(stream).unwrap();
     assert!(claimed.is_for_browser());
     let receipt: Value =
-        serde_json::from_slice(&base64url_decode(claimed.receipt()).unwrap()).unwrap();
+        serde_json::from_slice(&base64url_decode(claimed.receipt().unwrap()).unwrap()).unwrap();
     assert_eq!(receipt["reference"], claim.payment_hash.to_string());
     assert_eq!(
         (&receipt["challengeId"], &receipt["status"]),
