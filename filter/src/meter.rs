@@ -37,8 +37,13 @@ pub const SOFT_LIMIT: usize = 256 * 1024;
 /// What Envoy's buffer surely holds beside a chunk. More than this is put into it only where that
 /// cannot reset the stream.
 const PUT_AT_ONCE: usize = 512 * 1024;
-/// Most bytes that a tick lets go of a stream that goes on.
-const SLICE: usize = 64 * 1024;
+/// Most bytes that are put into Envoy's buffer and let go at once. What overflows the buffer resets
+/// the stream within the call, and to let go a stream that is gone crashes Envoy: so more than this
+/// waits in the buffer for the next tick, which first looks whether the stream is still there.
+const SLICE: usize = 16 * 1024;
+
+/// A chunk as large as this comes from an upstream that has more.
+const LARGE_CHUNK: usize = 64 * 1024;
 
 /// Where units come from.
 pub trait Till {
@@ -245,7 +250,7 @@ impl Meter {
         let out: Vec<u8> = self.backlog.let_go(usize::MAX).collect();
         // A large buffer that is stopped may be one too large. It goes on, and as the upstream is
         // quick the next chunk is near.
-        let goes_on = is_paid || out.len() > SLICE && !self.has_ended;
+        let goes_on = is_paid || out.len() > LARGE_CHUNK && !self.has_ended;
         let go = if goes_on {
             self.then_on();
             Go::On
@@ -284,6 +289,15 @@ impl Meter {
             SLICE.max(chunk)
         };
         let out: Vec<u8> = self.backlog.let_go(most).collect();
+        if out.len() > SLICE.max(chunk) {
+            self.mode = Mode::Stopped {
+                kept: kept.len() + out.len(),
+            };
+            return Step {
+                change: replaced(&out),
+                ..Step::go(Go::Stop)
+            };
+        }
         let step = Step::resume(replaced(&out), Go::Stop);
         if is_paid && self.backlog.open() == 0 {
             self.then_on();
@@ -408,9 +422,8 @@ impl Meter {
                     if !is_paid {
                         return Step::NOTHING;
                     }
-                    self.mode = Mode::Over;
                     let out = self.backlog.let_go(usize::MAX).collect();
-                    return Step::resume(Change::Append(out), Go::Stop);
+                    return self.end_with(kept, out);
                 }
                 let mut out: Vec<u8> = self.backlog.let_go(SLICE).collect();
                 if let Some(word) = word.filter(|_| self.wants_word() && self.backlog.open() == 0) {
@@ -440,19 +453,38 @@ impl Meter {
         }
     }
 
+    /// Lets the last of the stream go, after so many bytes that are in Envoy's buffer.
+    fn end_with(&mut self, kept: usize, out: Vec<u8>) -> Step {
+        if out.len() > SLICE {
+            self.mode = Mode::Stopped {
+                kept: kept + out.len(),
+            };
+            return Step {
+                change: Change::Append(out),
+                ..Step::go(Go::Stop)
+            };
+        }
+        self.mode = Mode::Over;
+        Step::resume(Change::Append(out), Go::Stop)
+    }
+
     /// Nobody has paid, and nobody will be waited for: what is paid leaves, `word` says that it is
-    /// the end, and the rest is dropped.
+    /// the end, and the rest is dropped. To be said again while the stream [`Self::is_waiting`].
     pub fn time_out(&mut self, till: &impl Till, word: &str) -> Step {
         match self.mode {
-            Mode::Stopped { .. } => {
+            Mode::Stopped { .. } if self.backlog.open() > SLICE && !self.has_ended => {
+                let out = self.backlog.let_go(SLICE).collect();
+                self.mode = Mode::Stopped { kept: 0 };
+                Step::resume(Change::Append(out), Go::Stop)
+            }
+            Mode::Stopped { kept } => {
                 self.backlog.cut(till);
                 let mut out: Vec<u8> = self.backlog.let_go(usize::MAX).collect();
                 out.extend_from_slice(word.as_bytes());
-                self.mode = if self.has_ended {
-                    Mode::Over
-                } else {
-                    Mode::Cut
-                };
+                if self.has_ended {
+                    return self.end_with(kept, out);
+                }
+                self.mode = Mode::Cut;
                 Step::resume(Change::Append(out), Go::Stop)
             }
             // Nothing more can be said.

@@ -154,7 +154,7 @@ fn run(input: &str, acts: &[Act], end: End, units: u64) {
                 envoy.data(chunk, rest.is_empty() && matches!(end, End::WithData));
                 if rest.is_empty() {
                     match end {
-                        End::Alone => envoy.data(b"", true),
+                        End::Alone if !envoy.is_slowed() => envoy.data(b"", true),
                         End::Trailers if !envoy.is_slowed() => envoy.trailers(),
                         _ => {}
                     }
@@ -179,7 +179,7 @@ fn run(input: &str, acts: &[Act], end: End, units: u64) {
     }
     // All that is held leaves once there is credit.
     envoy.purse.units += 1_000;
-    for _ in 0..100 {
+    for _ in 0..500 {
         envoy.tick(true);
     }
     check(&envoy, input);
