@@ -90,7 +90,8 @@ pub struct Step {
 }
 
 impl Step {
-    const NOTHING: Self = Self {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
         change: Change::Keep,
         resume: false,
         close: false,
@@ -529,6 +530,22 @@ impl Meter {
             Mode::Stopped { kept } => kept > 0 || self.backlog.open() > 0 || self.backlog.lacks(),
             Mode::Pressed { .. } | Mode::Cut => true,
         }
+    }
+
+    /// Units taken so far, the one that came with the request included. While more is owed for what
+    /// Envoy keeps, that only grows as it is paid.
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
+        match self.mode {
+            Mode::Pressed { owed, .. } => self.backlog.units().saturating_sub(owed),
+            _ => self.backlog.units(),
+        }
+    }
+
+    /// Nothing waits, neither here nor in Envoy's buffer, and more may come.
+    #[must_use]
+    pub const fn is_quiet(&self) -> bool {
+        matches!(self.mode, Mode::Passing) && !self.backlog.lacks()
     }
 
     /// Envoy has all of the stream.

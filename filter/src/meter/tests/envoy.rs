@@ -166,7 +166,7 @@ impl Envoy {
         self.check_limit();
     }
 
-    fn from_tick(&mut self, step: Step) {
+    fn do_from_tick(&mut self, step: Step) {
         if self.is_ended || self.is_closed {
             assert_eq!(step, Step::NOTHING);
             return;
@@ -182,12 +182,12 @@ impl Envoy {
     pub(super) fn tick(&mut self, says: bool) {
         let word = (says && self.meter.wants_word()).then(word);
         let step = self.meter.tick(&mut self.purse, word);
-        self.from_tick(step);
+        self.do_from_tick(step);
     }
 
     pub(super) fn time_out(&mut self) {
         let step = self.meter.time_out(&self.purse, "TIMEOUT\n\n");
-        self.from_tick(step);
+        self.do_from_tick(step);
     }
 
     pub(super) fn knows_the_end(&self) -> bool {
