@@ -2,7 +2,7 @@
 
 use super::{ROOTS, Root};
 use crate::abi::{self, Map};
-use crate::flow::{Admission, cache_control};
+use crate::flow::{Admission, Awaited, cache_control};
 
 /// Streams looked for in one tick, to see whether they have ended without a response.
 const LOOKS: usize = 64;
@@ -25,7 +25,7 @@ enum Status {
 /// does or fails to do, Envoy makes a response of it.
 pub(crate) fn on_response_headers(context: u32) {
     let mut gives_receipts = false;
-    let paid = ROOTS.with(|roots| {
+    let awaited = ROOTS.with(|roots| {
         let roots = roots.try_borrow().ok()?;
         roots.iter().find_map(|root| {
             let mut gate = root.gate.try_borrow_mut().ok()?;
@@ -33,8 +33,10 @@ pub(crate) fn on_response_headers(context: u32) {
             Some((root.clone(), gate.receipt_for(context)?))
         })
     });
-    if let Some((root, paid)) = paid {
-        match (status(), &paid) {
+    match awaited {
+        // Replies of the gate's come here as well.
+        Some((_, Awaited::Reply)) => return,
+        Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
             (Status::Success, paid) => return give(paid),
             (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
                 if let Ok(mut gate) = root.gate.try_borrow_mut() {
@@ -42,7 +44,8 @@ pub(crate) fn on_response_headers(context: u32) {
                 }
             }
             _ => {}
-        }
+        },
+        None => {}
     }
     if gives_receipts {
         let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);
