@@ -33,7 +33,7 @@ use protocol::time::UnixSeconds;
 
 pub use self::claims::Claimed;
 pub use self::clean::{Edit, trailers};
-pub use self::receipts::cache_control;
+pub use self::receipts::{Awaited, cache_control};
 pub use self::reply::Reply;
 pub use self::session::Spent;
 pub use self::sidecar::{Answer, Call, CallKind, Notice};
@@ -299,7 +299,8 @@ impl Gate {
         if let Decision::Forward { note, .. } = &decision
             && let Some(paid @ Admission::Session(_)) = &note.admitted
         {
-            self.state.receipts.await_one(stream, paid.clone());
+            let paid = Awaited::Paid(paid.clone());
+            self.state.receipts.await_one(stream, paid);
         }
         decision
     }
@@ -346,13 +347,15 @@ impl Gate {
 
     /// What becomes of a held request, or `None` if it is to be decided as if it had just come.
     pub fn answer(&mut self, due: Due) -> Option<Decision<'static>> {
-        let paid = match &due.turn {
-            Turn::Forward { claimed, .. } => Some(Admission::Charge(claimed.clone())),
-            Turn::Spent(spent) => Some(Admission::Session(spent.clone())),
+        let paid = |admission| Some(Awaited::Paid(admission));
+        let awaited = match &due.turn {
+            Turn::Forward { claimed, .. } => paid(Admission::Charge(claimed.clone())),
+            Turn::Spent(spent) => paid(Admission::Session(spent.clone())),
+            Turn::Reply(_) => Some(Awaited::Reply),
             _ => None,
         };
-        if let Some(paid) = paid {
-            self.state.receipts.await_one(due.stream, paid);
+        if let Some(awaited) = awaited {
+            self.state.receipts.await_one(due.stream, awaited);
         }
         decide::answer(&self.config, &mut self.state, due.turn)
     }

@@ -7,21 +7,30 @@ use protocol::payment::receipt::Receipt;
 
 use super::{Admission, Gate};
 
+/// What the response of a stream is awaited for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Awaited {
+    /// It is to have a receipt for this, if it is a success.
+    Paid(Admission),
+    /// It is a reply of the gate's, with a receipt already.
+    Reply,
+}
+
 /// Streams that await a receipt, in the order of their numbers.
 #[derive(Default)]
 pub(super) struct Receipts {
-    awaited: Vec<(u32, Admission)>,
+    awaited: Vec<(u32, Awaited)>,
     /// The next one to be looked for.
     next: usize,
 }
 
 impl Receipts {
-    pub(super) fn await_one(&mut self, stream: u32, admitted: Admission) {
+    pub(super) fn await_one(&mut self, stream: u32, awaited: Awaited) {
         let place = self.awaited.partition_point(|(known, _)| *known < stream);
-        self.awaited.insert(place, (stream, admitted));
+        self.awaited.insert(place, (stream, awaited));
     }
 
-    fn take(&mut self, stream: u32) -> Option<Admission> {
+    fn take(&mut self, stream: u32) -> Option<Awaited> {
         let place = self
             .awaited
             .binary_search_by_key(&stream, |(known, _)| *known)
@@ -32,7 +41,7 @@ impl Receipts {
 
 impl Gate {
     /// The response to a stream begins: what it is a receipt for, if for anything. Told once.
-    pub fn receipt_for(&mut self, stream: u32) -> Option<Admission> {
+    pub fn receipt_for(&mut self, stream: u32) -> Option<Awaited> {
         self.state.receipts.take(stream)
     }
 

@@ -3,7 +3,7 @@
 use super::streams::{self, Begun};
 use super::{ROOTS, Root};
 use crate::abi::{self, Action, Map};
-use crate::flow::{Admission, cache_control};
+use crate::flow::{Admission, Awaited, cache_control};
 
 /// Streams looked for in one tick, to see whether they have ended without a response.
 const LOOKS: usize = 64;
@@ -26,7 +26,7 @@ enum Status {
 /// does or fails to do, Envoy makes a response of it.
 pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     let mut gives_receipts = false;
-    let paid = ROOTS.with(|roots| {
+    let awaited = ROOTS.with(|roots| {
         let roots = roots.try_borrow().ok()?;
         roots.iter().find_map(|root| {
             let mut gate = root.gate.try_borrow_mut().ok()?;
@@ -34,8 +34,10 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
             Some((root.clone(), gate.receipt_for(context)?))
         })
     });
-    if let Some((root, paid)) = paid {
-        match (status(), &paid) {
+    match awaited {
+        // Replies of the gate's come here as well.
+        Some((_, Awaited::Reply)) => return Action::Continue,
+        Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
             (Status::Success, paid) => {
                 if let Admission::Session(spent) = paid
                     && paid.is_by_event()
@@ -52,7 +54,8 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
                 }
             }
             _ => {}
-        }
+        },
+        None => {}
     }
     if gives_receipts {
         let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);

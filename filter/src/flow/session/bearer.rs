@@ -6,8 +6,8 @@ use protocol::lease::{AccountId, HolderId};
 use protocol::payment::SessionCall;
 use protocol::policy::{Access, PluginConfig};
 
+use super::queue;
 use super::{Asker, Bearer, Spent};
-use super::{prices, queue};
 use crate::flow::asked::Asked;
 use crate::flow::clean::Edit;
 use crate::flow::decide::{answer, seconds};
@@ -125,10 +125,11 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return self.refuse(state, Some(Why::SCHEME_NOT_SOLD), now.ms);
         };
         let former = &state.sessions.former_prices;
-        let asked = prices::terms_of(&call);
-        let is_expired_open = matches!(call.action, Action::Open { .. }) && was_late;
+        let asked = (call.price, call.expires);
+        let is_offered = former.accept((&service, terms.price), asked, seconds(now.ms));
         // What was deposited late, at a price of that time, is not to be lost.
-        if !is_expired_open && !former.accept((&service, terms.price), asked, seconds(now.ms)) {
+        let is_late_open = was_late && matches!(call.action, Action::Open { .. });
+        if !is_offered && !is_late_open {
             return self.refuse(state, Some(Why::PRICE_NOT_OFFERED), now.ms);
         }
         let asker = Asker {
@@ -141,7 +142,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             asks_from: 0,
         };
         match &call.action {
-            Action::Open { .. } => self.open(state, edits, asker, call),
+            Action::Open { .. } => self.open(state, edits, asker, (call, is_offered)),
             Action::Bearer { .. } if was_late => {
                 let late = protocol::payment::Refusal::ChallengeExpired;
                 self.refuse(state, Some(late.into()), now.ms)
@@ -242,12 +243,15 @@ impl State {
                 });
             }
         };
-        asker.asks_from = self.sessions.reports.next_number();
         if !self.waiting.units.waits_for(&account) {
+            // Nothing is there, as was just seen: this says what is needed.
             let price = asker.bearer.price.get();
-            let spend = self.sessions.leases.spend(account, price, now.steady_ms);
-            debug_assert_eq!(spend, Spend::Lacking);
+            let leases = &mut self.sessions.leases;
+            if let Spend::Taken(holder) = leases.spend(account, price, now.steady_ms) {
+                leases.give_back(&account, holder, price);
+            }
         }
+        asker.asks_from = self.sessions.reports.next_number();
         let waiter = Waiter {
             stream: place.0,
             since_ms: place.1,

@@ -48,11 +48,15 @@ pub(in crate::flow) struct Errand {
     sent_ms: u64,
 }
 
+/// The price of the challenge is one of the service's.
+type IsOffered = bool;
+
 /// What is to be done, with what was said of a lease of this VM.
 #[derive(Clone, Debug)]
 pub(in crate::flow) enum Job {
-    /// Begin a session, with a lease.
-    Open(Report),
+    /// Begin a session, with a lease. Its first unit is spent on the request that opens it only
+    /// at a price that is offered there.
+    Open(Report, IsOffered),
     /// Add a deposit.
     TopUp,
     /// End it, and a lease with it if there is one.
@@ -62,7 +66,7 @@ pub(in crate::flow) enum Job {
 impl Job {
     const fn kind(&self, number: u64) -> CallKind {
         match self {
-            Self::Open(_) => CallKind::Open { number },
+            Self::Open(..) => CallKind::Open { number },
             Self::TopUp => CallKind::TopUp { number },
             Self::Close(_) => CallKind::Close { number },
         }
@@ -70,7 +74,7 @@ impl Job {
 
     const fn path(&self) -> &'static str {
         match self {
-            Self::Open(_) => OPEN_PATH,
+            Self::Open(..) => OPEN_PATH,
             Self::TopUp => TOP_UP_PATH,
             Self::Close(_) => CLOSE_PATH,
         }
@@ -78,7 +82,7 @@ impl Job {
 
     fn timeout_ms(&self, config: &PluginConfig) -> u64 {
         match self {
-            Self::Open(_) | Self::TopUp => millis(config.sidecar.timeout),
+            Self::Open(..) | Self::TopUp => millis(config.sidecar.timeout),
             Self::Close(_) => (CLOSE_SECONDS + 1) * 1_000,
         }
     }
@@ -159,11 +163,11 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         state: &mut State,
         edits: Vec<Edit<'h>>,
         asker: Asker,
-        call: SessionCall,
+        (call, is_offered): (SessionCall, IsOffered),
     ) -> Decision<'h> {
         let leases = &mut state.sessions.leases;
         let report = leases.begin(asker.bearer.account, asker.bearer.price.get());
-        self.send(state, edits, (Job::Open(report), call, asker))
+        self.send(state, edits, (Job::Open(report, is_offered), call, asker))
     }
 
     /// Calls the sidecar and holds the request.
@@ -182,7 +186,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             let note = self.note(state, Outcome::Limited);
             return Decision::reply(Reply::limited(retry_after, self.manner, note));
         }
-        if matches!(job, Job::Open(_) | Job::TopUp) {
+        if matches!(job, Job::Open(..) | Job::TopUp) {
             state.sessions.deposits.presented(call.payment_hash);
         }
         let client = asker.client;
@@ -218,7 +222,7 @@ impl State {
                 .boolean("is_expired", call.expires <= seconds(now.ms));
         });
         match (&job, &call.action) {
-            (Job::Open(report), Action::Open { return_invoice }) => {
+            (Job::Open(report, _), Action::Open { return_invoice }) => {
                 let idle = config.payment.as_ref().map(|payment| payment.idle_timeout);
                 body.text("service", service)
                     .number("price", call.price.get())
@@ -233,7 +237,7 @@ impl State {
             (Job::Close(None), _) => {
                 body.text("session_id", &asker.bearer.session_id);
             }
-            (Job::TopUp | Job::Open(_), _) => {
+            (Job::TopUp | Job::Open(..), _) => {
                 body.text("session_id", &asker.bearer.session_id)
                     .text("service", service);
             }
@@ -278,7 +282,7 @@ impl State {
 
     /// What was asked for is of no use any more. What the ledger granted for it is returned.
     pub(in crate::flow) fn forget_errand(&mut self, errand: Errand) {
-        if let Job::Open(report) = &errand.job {
+        if let Job::Open(report, _) = &errand.job {
             let leases = &mut self.sessions.leases;
             leases.begun(report, None, errand.sent_ms);
         }
@@ -308,7 +312,7 @@ impl Told {
             return Self::Fault;
         };
         match (job, result) {
-            (Job::Open(_), "opened") => Self::Opened(at),
+            (Job::Open(..), "opened") => Self::Opened(at),
             (Job::TopUp, "credited") => Self::Credited(at),
             (Job::Close(_), "closed") => {
                 let status = json.text("refund_status").and_then(RefundStatus::from_name);
@@ -317,15 +321,15 @@ impl Told {
                     _ => Self::Fault,
                 }
             }
-            (Job::Open(_) | Job::TopUp, "unsettled") => Self::NotNow,
+            (Job::Open(..) | Job::TopUp, "unsettled") => Self::NotNow,
             (_, "consumed") => Self::Refused(Why::CONSUMED),
             (_, "expired") => Self::Refused(Refusal::ChallengeExpired.into()),
-            (Job::Open(_), "closed")
+            (Job::Open(..), "closed")
             | (Job::TopUp, "closed")
             | (Job::Close(_), "already-closed") => Self::Refused(Why::SESSION_CLOSED),
             (Job::TopUp | Job::Close(_), "not-found") => Self::Refused(Why::SESSION_NOT_FOUND),
-            (Job::Open(_), "too-little") => Self::Refused(Why::INSUFFICIENT_BALANCE),
-            (Job::Open(_), "invalid-return-invoice") => Self::Refused(bad_invoice(json)),
+            (Job::Open(..), "too-little") => Self::Refused(Why::INSUFFICIENT_BALANCE),
+            (Job::Open(..), "invalid-return-invoice") => Self::Refused(bad_invoice(json)),
             _ => Self::Fault,
         }
     }
@@ -384,7 +388,7 @@ impl Gate {
         let account = asker.bearer.account;
         let mut in_vain = None;
         match &job {
-            Job::Open(report) => {
+            Job::Open(report, _) => {
                 let is_open = matches!(told, Told::Opened(_));
                 let lease = lease.as_ref().filter(|_| is_open);
                 let leases = &mut state.sessions.leases;
@@ -419,8 +423,12 @@ impl Gate {
                     opened: Some(at),
                     ..asker
                 };
+                let in_vain = match &job {
+                    Job::Open(_, false) => Some(Why::PRICE_NOT_OFFERED),
+                    _ => in_vain.map(Why::from),
+                };
                 match in_vain {
-                    Some(why) => state.refuse_asker(config, place, asker, why.into(), now.ms),
+                    Some(why) => state.refuse_asker(config, place, asker, why, now.ms),
                     None => state.spend_or_wait(config, place, asker, now),
                 }
             }

@@ -2,7 +2,6 @@
 //! offered it within the challenge's life (design section 3, X3).
 
 use protocol::amount::Sat;
-use protocol::payment::SessionCall;
 use protocol::policy::{PluginConfig, Policy};
 use protocol::time::UnixSeconds;
 
@@ -77,9 +76,4 @@ impl FormerPrices {
                     former.price == asked && now < former.until && former.service == service
                 })
     }
-}
-
-/// What the challenge says of its price and its end.
-pub(super) const fn terms_of(call: &SessionCall) -> (Sat, UnixSeconds) {
-    (call.price, call.expires)
 }

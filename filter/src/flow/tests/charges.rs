@@ -744,7 +744,9 @@ fn the_stream_that_was_paid_for_has_one_receipt() {
     gate.due_forward();
     assert!(gate.gate.gives_receipts() && gate.gate.receipt_for(stream + 1).is_none());
     assert_eq!(gate.gate.next_awaited(), Some(stream));
-    let claimed = gate.gate.receipt_for(stream).unwrap();
+    let Some(Awaited::Paid(claimed)) = gate.gate.receipt_for(stream) else {
+        panic!("a receipt is awaited")
+    };
     assert!(claimed.is_for_browser());
     let receipt: Value =
         serde_json::from_slice(&base64url_decode(claimed.receipt().unwrap()).unwrap()).unwrap();
