@@ -190,7 +190,9 @@ pub(in super::super) fn report_leases(
         };
         all.answers.push(reported.answer);
         all.lost_units = all.lost_units.saturating_add(reported.lost_units);
-        all.settled |= settled;
+        if settled {
+            all.settled.push(PaymentHash(report.account.0));
+        }
     }
     Ok(all)
 }
@@ -221,7 +223,9 @@ pub(in super::super) fn sweep_leases(
         swept.sessions += 1;
         let reclaimed = opened.account.sweep(times, now.steady_ms);
         swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
-        swept.settled += usize::from(opened.write(db, now)?);
+        if opened.write(db, now)? {
+            swept.settled.push(id);
+        }
     }
     forget(db, times, limit, now)?;
     Ok(swept)
