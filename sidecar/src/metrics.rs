@@ -64,7 +64,9 @@ label_values! {
         AddInvoice = "add_invoice",
         Cancel = "cancel",
         Lookup = "lookup",
+        Pay = "pay",
         Status = "status",
+        Track = "track",
     }
 }
 

@@ -9,6 +9,7 @@ use protocol::hash::PaymentHash;
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeInfo, NodeStatus,
 };
+use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Lightning, LightningError};
 use crate::metrics::{CallResult, Metrics, Rpc, RpcLabels, StateLabels};
 
@@ -114,6 +115,22 @@ impl<N: Lightning> Node<N> {
     pub async fn cancel(&self, hash: PaymentHash) -> Result<Cancellation, LightningError> {
         self.measured(Rpc::Cancel, self.lightning.cancel(hash))
             .await
+    }
+
+    /// As the port.
+    ///
+    /// # Errors
+    /// As the port.
+    pub async fn pay(&self, order: PaymentOrder) -> Result<PaymentState, LightningError> {
+        self.measured(Rpc::Pay, self.lightning.pay(order)).await
+    }
+
+    /// As the port.
+    ///
+    /// # Errors
+    /// As the port.
+    pub async fn track(&self, hash: PaymentHash) -> Result<PaymentState, LightningError> {
+        self.measured(Rpc::Track, self.lightning.track(hash)).await
     }
 
     /// As the port.

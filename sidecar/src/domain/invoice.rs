@@ -7,7 +7,7 @@ use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
 /// The unit of amounts within invoices (BOLT 11).
-const PICO_BTC_PER_MSAT: u64 = 10;
+pub(super) const PICO_BTC_PER_MSAT: u64 = 10;
 
 /// Public key of a Lightning node, compressed.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -11,4 +11,5 @@ pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod offer;
+pub mod payment;
 pub mod ports;

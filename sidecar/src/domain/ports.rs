@@ -14,6 +14,7 @@ use super::invoice::{
 use super::keys::NewKey;
 use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
 use super::offer::{OfferRow, Sale};
+use super::payment::{PaymentOrder, PaymentState};
 
 /// What time it is.
 pub trait Clock: Send + Sync + 'static {
@@ -69,6 +70,13 @@ pub enum LightningError {
         /// What it said.
         detail: String,
     },
+    /// The node has made or begun a payment of this hash before: it will not make another, and
+    /// [`Lightning::track`] tells what became of it.
+    #[error("lightning node has a payment of this hash: {detail}")]
+    Exists {
+        /// What it said.
+        detail: String,
+    },
     /// The answer makes no sense.
     #[error("lightning node answered {rpc} with nonsense: {detail}")]
     Nonsense {
@@ -85,8 +93,8 @@ pub trait Settlements: Send {
     fn next(&mut self) -> impl Future<Output = Result<Settlement, LightningError>> + Send;
 }
 
-/// A Lightning node that makes invoices. Every call but [`Settlements::next`] ends by itself
-/// within a few seconds, whatever the node does.
+/// A Lightning node that makes invoices and pays them. Every call but [`Settlements::next`] and
+/// [`Lightning::pay`] ends by itself within a few seconds, whatever the node does.
 pub trait Lightning: Send + Sync + 'static {
     /// What [`Self::settlements`] gives.
     type Settlements: Settlements;
@@ -108,6 +116,20 @@ pub trait Lightning: Send + Sync + 'static {
         &self,
         hash: PaymentHash,
     ) -> impl Future<Output = Result<Cancellation, LightningError>> + Send;
+
+    /// Pays an invoice, at most once for a hash. Ends a little after `order.timeout`;
+    /// [`PaymentState::InFlight`] if it is not decided by then. After an error
+    /// [`Self::track`] tells whether anything was sent: an error alone does not.
+    fn pay(
+        &self,
+        order: PaymentOrder,
+    ) -> impl Future<Output = Result<PaymentState, LightningError>> + Send;
+
+    /// Where a payment of ours stands.
+    fn track(
+        &self,
+        hash: PaymentHash,
+    ) -> impl Future<Output = Result<PaymentState, LightningError>> + Send;
 
     /// Which node this is.
     fn info(&self) -> impl Future<Output = Result<NodeInfo, LightningError>> + Send;
