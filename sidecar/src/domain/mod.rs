@@ -13,3 +13,6 @@ pub mod limits;
 pub mod offer;
 pub mod payment;
 pub mod ports;
+pub mod refund;
+pub mod return_invoice;
+pub mod session;
