@@ -117,9 +117,9 @@ pub trait Lightning: Send + Sync + 'static {
         hash: PaymentHash,
     ) -> impl Future<Output = Result<Cancellation, LightningError>> + Send;
 
-    /// Pays an invoice, at most once for a hash. Ends a little after `order.timeout`;
-    /// [`PaymentState::InFlight`] if it is not decided by then. After an error
-    /// [`Self::track`] tells whether anything was sent: an error alone does not.
+    /// Pays an invoice, at most once for a hash. Ends a little after `order.timeout`, with
+    /// [`PaymentState::InFlight`] or a timeout if it is not decided by then. After an error
+    /// [`Self::track`] tells whether anything was sent: the error alone does not.
     fn pay(
         &self,
         order: PaymentOrder,

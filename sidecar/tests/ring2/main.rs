@@ -15,6 +15,7 @@ mod fake_lnd;
 mod files;
 mod lnd;
 mod offers;
+mod payments;
 mod process;
 mod support;
 mod transport;
