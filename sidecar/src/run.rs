@@ -160,7 +160,7 @@ async fn start_with<N: Lightning>(
         random,
         metrics,
     };
-    let app = App::start(parts, config.offers, config.filters).await?;
+    let app = App::start(parts, config.offers, config.filters, config.refunds).await?;
     let doors = Doors::open(&config, &app, dev).await?;
     let (api, admin, dev) = doors.addresses()?;
     tracing::info!(%api, %admin, version = env!("CARGO_PKG_VERSION"), "serving");

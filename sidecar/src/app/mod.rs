@@ -7,6 +7,7 @@
 //! | [`pool`] | ready invoices |
 //! | [`claims`] | one response for one payment |
 //! | [`settle`] | sales, from the node's settlements |
+//! | [`refunds`] | what closed sessions owe |
 //! | [`sweep`] | what expired |
 //! | [`node`] | how the node is; measured calls |
 
@@ -18,6 +19,7 @@ pub mod keys;
 mod names;
 pub mod node;
 pub mod pool;
+pub mod refunds;
 pub mod settle;
 pub mod state;
 pub mod sweep;
@@ -31,8 +33,9 @@ use self::issue::Issuer;
 use self::keys::MasterKeys;
 use self::node::Node;
 use self::pool::Pools;
+use self::refunds::{RefundBell, Refunder, RefunderParts};
 use self::state::{StateError, StateKeeper};
-use crate::config::{FiltersConfig, OffersConfig};
+use crate::config::{FiltersConfig, OffersConfig, RefundsConfig};
 use crate::domain::ports::{Clock, Ledger, Lightning, Random};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +60,9 @@ pub struct App<L, N> {
     pub issuer: Arc<Issuer<L, N>>,
     /// Claims of charges.
     pub claims: Claims<L, N>,
+    /// Tells of refunds.
+    pub refund_bell: Arc<RefundBell>,
+    refunder: Arc<Refunder<L, N>>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -88,6 +94,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
         parts: Parts<L, N>,
         offers: OffersConfig,
         filters: FiltersConfig,
+        refunds: RefundsConfig,
     ) -> Result<Arc<Self>, StateError> {
         let Parts {
             ledger,
@@ -114,6 +121,16 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&clock),
             &metrics,
         ));
+        let refund_bell = Arc::new(RefundBell::new());
+        let parts = RefunderParts {
+            ledger: Arc::clone(&ledger),
+            node: Arc::clone(&node),
+            config: refunds,
+            clock: Arc::clone(&clock),
+            bell: Arc::clone(&refund_bell),
+            metrics: Arc::clone(&metrics),
+        };
+        let refunder = Arc::new(Refunder::new(parts, &*random)?);
         let issuer = Arc::new(Issuer::new(
             Arc::clone(&ledger),
             Arc::clone(&state),
@@ -137,6 +154,8 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             state,
             issuer,
             claims,
+            refund_bell,
+            refunder,
             metrics,
             clock,
             draining,
@@ -160,6 +179,10 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&self.metrics),
         );
         tasks.spawn(until(stop.clone(), async move { settler.run().await }));
+        let refunder = Arc::clone(&self.refunder);
+        tasks.spawn(until(stop.clone(), async move {
+            refunder.run().await;
+        }));
         let sweeper = sweep::Sweeper::new(self);
         tasks.spawn(until(stop.clone(), async move { sweeper.run().await }));
     }

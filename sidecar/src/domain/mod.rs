@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod limits;
 pub mod offer;
 pub mod payment;
+pub mod payout;
 pub mod ports;
 pub mod refund;
 pub mod return_invoice;

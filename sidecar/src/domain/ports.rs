@@ -1,5 +1,7 @@
 //! What the use cases need of the world. Adapters implement these traits.
 
+mod refunds;
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use super::keys::NewKey;
 use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
 use super::offer::{OfferRow, Sale};
 use super::payment::{PaymentOrder, PaymentState};
+
+pub use self::refunds::RefundLedger;
 
 /// What time it is.
 pub trait Clock: Send + Sync + 'static {
@@ -149,7 +153,7 @@ pub trait Lightning: Send + Sync + 'static {
 ///
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: RefundLedger + Send + Sync + 'static {
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod claims;
+pub(crate) mod refunds;
 
 use std::collections::HashSet;
 use std::sync::Arc;

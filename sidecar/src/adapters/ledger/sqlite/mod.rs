@@ -9,6 +9,7 @@ mod migrate;
 mod open;
 mod private;
 mod reader;
+mod refunds;
 mod statements;
 mod writer;
 
@@ -225,4 +226,4 @@ impl Ledger for SqliteLedger {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@ mod claims;
 mod columns;
 mod keys;
 mod offers;
+mod refund_work;
 mod revoked_key;
 
 use rusqlite::Connection;
@@ -14,6 +15,10 @@ pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_ex
 pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, is_sold, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,
+};
+pub(super) use self::refund_work::{
+    RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, record_refund,
+    refund_counts, replace_return_invoice, take_refund, unpaid_refunds,
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 use crate::domain::deny_list::{DenyList, Revocation, Version};

@@ -7,7 +7,7 @@ use protocol::l402::TokenId;
 use tempfile::TempDir;
 
 use super::*;
-use crate::adapters::ledger::conformance;
+use crate::adapters::ledger::conformance::{self, refunds::Owed};
 use crate::domain::keys::KeySource;
 use crate::domain::offer::{Scheme, Validity};
 
@@ -20,6 +20,48 @@ async fn sqlite_does_what_every_ledger_must() {
         *count += 1;
         SqliteLedger::open(&dir.path().join(format!("{count}.db"))).unwrap()
     })
+    .await;
+}
+
+/// A closed session with its refund, written past the port.
+pub(crate) fn owe(path: &Path, owed: &Owed, bolt11: &str, return_hash: PaymentHash) {
+    let db = rusqlite::Connection::open(path).unwrap();
+    db.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    let session = [owed.n; 32];
+    let (amount, spent) = (owed.amount as i64, owed.spent as i64);
+    db.execute(
+        "INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
+             return_hash, return_expires_at, close_by, node, generation, newest_generation,
+             idle_timeout_seconds, state, opened_ms, active_ms, closed_ms)
+         VALUES (?1, 's', ?2 + ?3, ?3, ?4, ?5, 9, 9, ?6, 0, 0, 300, 'closed', 1, 1, 1)",
+        rusqlite::params![session, amount, spent, bolt11, return_hash.0, owed.node.0],
+    )
+    .unwrap();
+    db.execute(
+        "INSERT INTO refunds (session_id, node, return_invoice, return_hash, amount_sat,
+                              created_ms, updated_ms)
+         SELECT session_id, node, return_invoice, return_hash, ?2, ?3, ?3 FROM sessions
+         WHERE session_id = ?1",
+        rusqlite::params![session, amount, owed.n],
+    )
+    .unwrap();
+}
+
+#[tokio::test]
+async fn sqlite_pays_refunds_as_every_ledger_must() {
+    let dir = TempDir::new().unwrap();
+    let made = Mutex::new(0);
+    let path = || dir.path().join(format!("{}.db", made.lock().unwrap()));
+    conformance::refunds::all(
+        async || {
+            *made.lock().unwrap() += 1;
+            SqliteLedger::open(&path()).unwrap()
+        },
+        async |_, owed| {
+            let bolt11 = format!("lnbcrt-{}", owed.n);
+            owe(&path(), &owed, &bolt11, PaymentHash([128 + owed.n; 32]));
+        },
+    )
     .await;
 }
 
