@@ -12,6 +12,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use crate::config::RefundsConfig;
 use crate::domain::invoice::{NodeId, NodeStatus};
 use crate::domain::payout::{RefundCounts, RefundWork, WorkerId};
 use crate::domain::ports::{Clock, Ledger, Lightning, Random, RandomError};
+use crate::domain::refund::RefundState;
 use crate::metrics::{Metrics, ReasonLabels, StateLabels};
 
 /// Between two looks at what is due; a new refund is told of by the [bell](RefundBell).
@@ -35,7 +37,7 @@ const HELD: Duration = Duration::from_secs(5);
 /// Between two complaints about it.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at the counts.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
+const COUNT_EVERY: Duration = Duration::from_secs(2);
 /// Room beside those that may be under way, to ask about them.
 const SPARE: usize = 4;
 
@@ -114,6 +116,8 @@ struct Inner<L, N> {
     metrics: Arc<Metrics>,
     me: WorkerId,
     hold: Duration,
+    /// Refunds that were taken to be sent and are not written as sending yet.
+    starting: Arc<AtomicUsize>,
 }
 
 /// What a worker needs.
@@ -152,6 +156,7 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
             metrics: parts.metrics,
             me: WorkerId(name),
             hold: HOLD,
+            starting: Arc::default(),
         })))
     }
 
@@ -161,7 +166,7 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut working = JoinSet::new();
-        let mut held: Option<Held> = None;
+        let (mut held, mut full): (Option<Held>, Option<Held>) = (None, None);
         let mut counted: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -173,25 +178,44 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
                     }
                 }
             }
-            // One that is held is looked at again after a pause; none was, so nothing is.
+            // Those held are looked at again after a pause; if none was, nothing is held any more.
             held = held.filter(|held| held.since.elapsed() < HELD * 3);
             let Some(node) = inner.node_id().await else {
                 continue;
             };
             if counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
                 counted = Some(Instant::now());
-                inner.count(node, held.map(|held| held.cap)).await;
+                full = inner.count(node, held, full).await;
             }
-            let most = usize::try_from(inner.config.caps.in_flight).unwrap_or(usize::MAX);
-            while working.len() < most.saturating_add(SPARE) {
-                let only_sending = held.is_some_and(|held| held.since.elapsed() < HELD);
+            while working.len() < inner.places().saturating_add(SPARE) {
+                let is_held = held.is_some_and(|held| held.since.elapsed() < HELD);
+                let only_sending = is_held || !inner.has_place(node).await;
                 let Some(work) = inner.take(node, only_sending).await else {
                     break;
                 };
+                let place = Place::of(&work, &inner.starting);
                 let inner = Arc::clone(inner);
-                working.spawn(async move { inner.work(work).await });
+                working.spawn(async move { inner.work(work, place).await });
             }
         }
+    }
+}
+
+/// Keeps a place among those under way for a refund that is not written as such yet.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn of(work: &RefundWork, starting: &Arc<AtomicUsize>) -> Option<Self> {
+        (work.refund.state == RefundState::Pending).then(|| {
+            starting.fetch_add(1, Ordering::SeqCst);
+            Self(Arc::clone(starting))
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -215,23 +239,50 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         })
     }
 
-    async fn count(&self, node: NodeId, held: Option<Cap>) {
+    fn places(&self) -> usize {
+        usize::try_from(self.config.caps.in_flight).unwrap_or(usize::MAX)
+    }
+
+    /// Whether one more may be sent. Looked at before a refund is taken, so that those that must
+    /// wait are not touched; what counts is asked again when it is written.
+    async fn has_place(&self, node: NodeId) -> bool {
+        let starting = self.starting.load(Ordering::SeqCst);
+        match self.ledger.refunds_under_way(node).await {
+            Ok(sending) => {
+                let sending = usize::try_from(sending).unwrap_or(usize::MAX);
+                sending.saturating_add(starting) < self.places()
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Shows how things stand; gives whether the cap of those under way is reached.
+    async fn count(
+        &self,
+        node: NodeId,
+        held: Option<Held>,
+        full_before: Option<Held>,
+    ) -> Option<Held> {
+        let counts = match self.ledger.refund_counts(node).await {
+            Ok(counts) => counts,
+            Err(error) => {
+                tracing::warn!(%error, "refunds cannot be counted");
+                return full_before;
+            }
+        };
+        self.show(&counts);
+        let is_full = counts.sending >= u64::from(self.config.caps.in_flight);
+        let full = (is_full && counts.pending > 0).then(|| Held::at(Cap::InFlight, full_before));
         for cap in Cap::ALL {
+            let is_held = [held, full].iter().flatten().any(|held| held.cap == cap);
             let reason = cap.as_str();
             let gauge = self
                 .metrics
                 .refunds_held
                 .get_or_create_owned(&ReasonLabels { reason });
-            gauge.set(i64::from(held == Some(cap)));
+            gauge.set(i64::from(is_held));
         }
-        let counts = match self.ledger.refund_counts(node).await {
-            Ok(counts) => counts,
-            Err(error) => {
-                tracing::warn!(%error, "refunds cannot be counted");
-                return;
-            }
-        };
-        self.show(&counts);
+        full
     }
 
     fn show(&self, counts: &RefundCounts) {

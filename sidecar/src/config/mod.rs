@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::adapters::lightning::lnd::LndSettings;
 use crate::domain::payout::{FeeTerms, RefundCaps};
 use protocol::keys::MasterSecret;
 use serde_yaml_ng::Value;
@@ -117,18 +118,7 @@ pub enum LightningConfig {
         invoice_delay: Duration,
     },
     /// LND by gRPC.
-    Lnd {
-        /// `https://host:port`.
-        endpoint: http::Uri,
-        /// The node's certificate; absent only for plain HTTP on loopback.
-        tls_certificate_file: Option<PathBuf>,
-        /// A baked macaroon.
-        macaroon_file: PathBuf,
-        /// Route hints for private channels in invoices.
-        route_hints: bool,
-        /// Deadline of each call.
-        timeout: Duration,
-    },
+    Lnd(LndSettings),
 }
 
 /// Settings of issuance.

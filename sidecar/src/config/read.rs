@@ -11,6 +11,7 @@ use super::{
     Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, RefundsConfig,
     TlsFiles, duration, secrets,
 };
+use crate::adapters::lightning::lnd::LndSettings;
 use crate::domain::payout::{FeeTerms, RefundCaps};
 
 /// A filter takes keys younger than 10 s for all there are. A key must not be issued with before
@@ -214,13 +215,13 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     let (normal, least) = (Duration::from_secs(5), Duration::from_millis(100));
     let timeout = duration_from(&mut section, "timeout", normal, least);
     section.finish();
-    Some(LightningConfig::Lnd {
+    Some(LightningConfig::Lnd(LndSettings {
         endpoint: endpoint?,
         tls_certificate_file,
         macaroon_file: macaroon_file?,
         route_hints,
-        timeout,
-    })
+        deadline: timeout,
+    }))
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -17,5 +17,6 @@ mod lnd;
 mod offers;
 mod payments;
 mod process;
+mod refunds;
 mod support;
 mod transport;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::amount::Msat;
 
-use super::{Cap, Done, HELD, Inner};
+use super::{Cap, Done, HELD, Inner, Place};
 use crate::domain::invoice::expiry_of;
 use crate::domain::payment::{PaymentFailure, PaymentOrder, PaymentState};
 use crate::domain::payout::{Payout, RefundOutcome, RefundWork, Sending};
@@ -35,9 +35,9 @@ const fn failed(why: String) -> Step {
 }
 
 impl<L: Ledger, N: Lightning> Inner<L, N> {
-    pub(super) async fn work(&self, work: RefundWork) -> Done {
+    pub(super) async fn work(&self, work: RefundWork, mut place: Option<Place>) -> Done {
         let session = work.refund.session_id;
-        let (outcome, done) = match self.step(&work).await {
+        let (outcome, done) = match self.step(&work, &mut place).await {
             Ok(Some(step)) => step,
             Ok(None) => return Done::Seen,
             Err(error) => {
@@ -50,7 +50,11 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
     }
 
     /// `None`: it is no longer ours.
-    async fn step(&self, work: &RefundWork) -> Result<Option<Step>, LightningError> {
+    async fn step(
+        &self,
+        work: &RefundWork,
+        place: &mut Option<Place>,
+    ) -> Result<Option<Step>, LightningError> {
         // What the URL leads to may have changed since the last look.
         if self.node.info().await?.id != work.refund.node {
             return Ok(Some(later(ASK_SELDOM)));
@@ -65,7 +69,9 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
                 Ok(Some(self.not_paid(work.refund.attempts, reason)))
             }
             // Never sent, or a failure that was seen before: nothing is under way.
-            (PaymentState::NotSent | PaymentState::Failed { .. }, _) => self.send(work).await,
+            (PaymentState::NotSent | PaymentState::Failed { .. }, _) => {
+                self.send(work, place).await
+            }
         }
     }
 
@@ -77,7 +83,11 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         later(if age < LONG_MS { ASK_AGAIN } else { ASK_SELDOM })
     }
 
-    async fn send(&self, work: &RefundWork) -> Result<Option<Step>, LightningError> {
+    async fn send(
+        &self,
+        work: &RefundWork,
+        place: &mut Option<Place>,
+    ) -> Result<Option<Step>, LightningError> {
         let refund = &work.refund;
         let invoice = refund.return_invoice.as_str();
         let Some(expires) = expiry_of(invoice) else {
@@ -108,6 +118,7 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             .ledger
             .begin_sending(work, self.me, payout, self.config.caps)
             .await;
+        place.take();
         match begun {
             Ok(Sending::Begun) => {}
             Ok(Sending::Lost) => return Ok(None),

@@ -70,6 +70,12 @@ pub trait RefundLedger {
         invoice: ReturnInvoice,
     ) -> impl Future<Output = Result<Replaced, LedgerError>> + Send;
 
+    /// How many refunds of this node were handed to it and are not decided.
+    fn refunds_under_way(
+        &self,
+        node: NodeId,
+    ) -> impl Future<Output = Result<u64, LedgerError>> + Send;
+
     /// How many refunds of this node are not paid.
     fn refund_counts(
         &self,

@@ -30,12 +30,15 @@ pub(crate) enum Routing {
     ArriveSilently,
     /// Nothing is done and nothing said.
     Ignore,
+    /// Who asks where a payment stands gets no answer.
+    NeverTell,
 }
 
 pub(super) struct Payments {
     routing: Routing,
     known: BTreeMap<PaymentHash, Payment>,
     requests: Vec<SendPaymentRequest>,
+    asked_to_track: bool,
     changes: watch::Sender<u64>,
 }
 
@@ -45,6 +48,7 @@ impl Default for Payments {
             routing: Routing::Arrive { fee_msat: 0 },
             known: BTreeMap::new(),
             requests: Vec::new(),
+            asked_to_track: false,
             changes: watch::Sender::new(0),
         }
     }
@@ -78,6 +82,15 @@ impl FakeLnd {
         known
             .filter(|p| p.status() == PaymentStatus::InFlight)
             .count()
+    }
+
+    pub(crate) fn payment(&self, hash: PaymentHash) -> Payment {
+        self.0.payments.lock().unwrap().known[&hash].clone()
+    }
+
+    /// Whether it was ever asked where a payment stands.
+    pub(crate) fn is_asked_to_track(&self) -> bool {
+        self.0.payments.lock().unwrap().asked_to_track
     }
 
     /// Ends a payment that is under way.
@@ -135,7 +148,7 @@ impl FakeLnd {
             Routing::Arrive { fee_msat } => finish(&mut payment, Ok(fee_msat)),
             Routing::ArriveSilently => finish(&mut payment, Ok(0)),
             Routing::Fail(reason) => finish(&mut payment, Err(reason)),
-            Routing::Hold => {}
+            Routing::Hold | Routing::NeverTell => {}
             Routing::Ignore => return Ok((hash, true)),
         }
         payments.known.insert(hash, payment);
@@ -197,6 +210,14 @@ impl Router for FakeLnd {
         request: Request<TrackPaymentRequest>,
     ) -> Result<Response<Events>, Status> {
         self.admit(&request).await?;
+        let routing = {
+            let mut payments = self.0.payments.lock().unwrap();
+            payments.asked_to_track = true;
+            payments.routing
+        };
+        if matches!(routing, Routing::NeverTell) {
+            std::future::pending::<()>().await;
+        }
         let request = request.into_inner();
         let hash = PaymentHash(request.payment_hash.try_into().unwrap());
         let event = self.next_event(hash, request.no_inflight_updates).await?;

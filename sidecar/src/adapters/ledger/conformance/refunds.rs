@@ -356,6 +356,8 @@ async fn the_unpaid_are_listed_and_counted<L: Ledger>(ledger: L, owe: &impl Asyn
     let counts = ledger.refund_counts(NODE).await.unwrap();
     assert_eq!((counts.pending, counts.sending, counts.failed), (1, 1, 1));
     assert!(counts.oldest_ms > 0);
+    assert_eq!(ledger.refunds_under_way(NODE).await, Ok(1));
+    assert_eq!(ledger.refunds_under_way(OTHER).await, Ok(0));
     assert_eq!(ledger.refund_counts(OTHER).await, Ok(none));
     let listed = ledger.unpaid_refunds(10).await.unwrap();
     assert_eq!(listed.len(), 3);

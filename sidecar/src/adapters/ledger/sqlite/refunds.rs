@@ -104,6 +104,12 @@ impl RefundLedger for SqliteLedger {
             .await
     }
 
+    async fn refunds_under_way(&self, node: NodeId) -> Result<u64, LedgerError> {
+        self.readers
+            .read(move |db| statements::refunds_under_way(db, node))
+            .await
+    }
+
     async fn refund_counts(&self, node: NodeId) -> Result<RefundCounts, LedgerError> {
         self.readers
             .read(move |db| statements::refund_counts(db, node, unix_millis()))

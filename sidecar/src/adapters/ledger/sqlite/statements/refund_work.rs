@@ -322,6 +322,13 @@ pub(in super::super) fn replace_return_invoice(
     Ok(Replaced::Replaced)
 }
 
+pub(in super::super) fn refunds_under_way(db: &Connection, node: NodeId) -> Result<u64> {
+    let count = db
+        .prepare_cached("SELECT count(*) FROM refunds WHERE node = ?1 AND state = 'sending'")?
+        .query_row([node.0], |row| unsigned(row, 0))?;
+    Ok(count)
+}
+
 pub(in super::super) fn refund_counts(
     db: &Connection,
     node: NodeId,
