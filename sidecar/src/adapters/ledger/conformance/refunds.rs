@@ -338,7 +338,7 @@ async fn a_failed_one_is_paid_to_another_invoice<L: Ledger>(
     // What is still said of the old invoice counts no more.
     assert!(!record(&ledger, &work, paid(0)).await);
     let both = [taken(&ledger).await, taken(&ledger).await];
-    assert!(both.iter().any(|work| *work == anew));
+    assert!(both.contains(&anew));
 }
 
 async fn the_unpaid_are_listed_and_counted<L: Ledger>(ledger: L, owe: &impl AsyncFn(&L, Owed)) {
