@@ -6,6 +6,9 @@
 //! | [`issue`] | offers, within limits |
 //! | [`pool`] | ready invoices |
 //! | [`claims`] | one response for one payment |
+//! | [`payments`] | whether money has arrived |
+//! | [`sessions`] | deposits, and what goes back of them |
+//! | [`leases`] | what filters spend of sessions; sessions that nobody uses |
 //! | [`settle`] | sales, from the node's settlements |
 //! | [`refunds`] | what closed sessions owe |
 //! | [`sweep`] | what expired |
@@ -16,10 +19,13 @@ pub mod claims;
 pub(crate) mod fixture;
 pub mod issue;
 pub mod keys;
+pub mod leases;
 mod names;
 pub mod node;
+pub mod payments;
 pub mod pool;
 pub mod refunds;
+pub mod sessions;
 pub mod settle;
 pub mod state;
 pub mod sweep;
@@ -31,11 +37,16 @@ use std::time::Duration;
 use self::claims::Claims;
 use self::issue::Issuer;
 use self::keys::MasterKeys;
+use self::leases::Leases;
 use self::node::Node;
+use self::payments::Payments;
 use self::pool::Pools;
-use self::refunds::{RefundBell, Refunder, RefunderParts};
+use self::refunds::{Refunder, RefunderParts};
+use self::sessions::Sessions;
 use self::state::{StateError, StateKeeper};
 use crate::config::{FiltersConfig, OffersConfig, RefundsConfig};
+use crate::domain::lease::Times;
+use crate::domain::payout::WorkerId;
 use crate::domain::ports::{Clock, Ledger, Lightning, Random};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -60,9 +71,11 @@ pub struct App<L, N> {
     pub issuer: Arc<Issuer<L, N>>,
     /// Claims of charges.
     pub claims: Claims<L, N>,
-    /// Tells of refunds.
-    pub refund_bell: Arc<RefundBell>,
     refunder: Arc<Refunder<L, N>>,
+    /// What filters spend of sessions.
+    pub leases: Arc<Leases<L>>,
+    /// Sessions.
+    pub sessions: Sessions<L, N>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -111,6 +124,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             master_keys,
             Arc::clone(&clock),
             filters,
+            offers.invoice_expiry,
             Arc::clone(&metrics),
         ));
         state.refresh().await?;
@@ -121,16 +135,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&clock),
             &metrics,
         ));
-        let refund_bell = Arc::new(RefundBell::new());
-        let parts = RefunderParts {
-            ledger: Arc::clone(&ledger),
-            node: Arc::clone(&node),
-            config: refunds,
-            clock: Arc::clone(&clock),
-            bell: Arc::clone(&refund_bell),
-            metrics: Arc::clone(&metrics),
-        };
-        let refunder = Arc::new(Refunder::new(parts, &*random)?);
+        let worker = WorkerId::random(&*random)?;
         let issuer = Arc::new(Issuer::new(
             Arc::clone(&ledger),
             Arc::clone(&state),
@@ -141,12 +146,40 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&metrics),
         ));
         issuer.recount().await?;
-        let claims = Claims::new(
+        let payments = Arc::new(Payments::new(
             Arc::clone(&ledger),
             Arc::clone(&node),
+            Arc::clone(&metrics),
+        ));
+        let claims = Claims::new(
+            Arc::clone(&ledger),
+            Arc::clone(&payments),
             Arc::clone(&clock),
             Arc::clone(&metrics),
         );
+        let leases = Arc::new(Leases::new(
+            Arc::clone(&ledger),
+            Times::default(),
+            Arc::clone(&metrics),
+        ));
+        let refunder = Arc::new(Refunder::new(RefunderParts {
+            ledger: Arc::clone(&ledger),
+            node: Arc::clone(&node),
+            config: refunds,
+            worker,
+            clock: Arc::clone(&clock),
+            endings: Arc::clone(leases.endings()),
+            metrics: Arc::clone(&metrics),
+        }));
+        let sessions = Sessions::new(
+            Arc::clone(&ledger),
+            Arc::clone(&node),
+            payments,
+            Arc::clone(&leases),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
+        ledger.begin_serving().await.map_err(StateError::from)?;
         let draining = AtomicBool::new(false);
         Ok(Arc::new(Self {
             ledger,
@@ -154,8 +187,9 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             state,
             issuer,
             claims,
-            refund_bell,
             refunder,
+            leases,
+            sessions,
             metrics,
             clock,
             draining,
@@ -173,6 +207,8 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             stop.clone(),
             async move { issuer.pools().keep().await },
         ));
+        let leases = Arc::clone(&self.leases);
+        tasks.spawn(until(stop.clone(), async move { leases.keep().await }));
         let settler = settle::Settler::new(
             Arc::clone(&self.ledger),
             Arc::clone(&self.node),

@@ -1,13 +1,13 @@
 //! The Lightning node with every call measured, and how it is.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use protocol::hash::PaymentHash;
 
 use crate::domain::invoice::{
-    Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus,
+    Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeInfo, NodeStatus,
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Lightning, LightningError};
@@ -15,9 +15,6 @@ use crate::metrics::{CallResult, Metrics, Rpc, RpcLabels, StateLabels};
 
 /// How often the node is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// How long its key is believed without asking; nothing is paid on that alone.
-const REMEMBER_ID: Duration = Duration::from_secs(30);
-
 const STATES: [NodeStatus; 5] = [
     NodeStatus::Ready,
     NodeStatus::Locked,
@@ -31,7 +28,8 @@ pub struct Node<N> {
     lightning: N,
     /// Index in [`STATES`]; larger: not asked yet.
     status: AtomicU8,
-    id: Mutex<Option<(NodeId, Instant)>>,
+    /// As it was last told.
+    info: RwLock<Option<NodeInfo>>,
     metrics: Arc<Metrics>,
 }
 
@@ -42,7 +40,7 @@ impl<N: Lightning> Node<N> {
         Self {
             lightning,
             status: AtomicU8::new(u8::MAX),
-            id: Mutex::new(None),
+            info: RwLock::new(None),
             metrics,
         }
     }
@@ -142,20 +140,23 @@ impl<N: Lightning> Node<N> {
     /// # Errors
     /// As the port.
     pub async fn info(&self) -> Result<NodeInfo, LightningError> {
-        self.lightning.info().await
+        let info = self.lightning.info().await?;
+        *self.info.write().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
+        Ok(info)
     }
 
-    /// Its public key, remembered for a while.
-    pub async fn id(&self) -> Option<NodeId> {
-        let kept = *self.id.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept {
-            Some((id, asked)) if asked.elapsed() < REMEMBER_ID => Some(id),
-            _ => {
-                let id = self.lightning.info().await.ok()?.id;
-                let mut slot = self.id.lock().unwrap_or_else(PoisonError::into_inner);
-                *slot = Some((id, Instant::now()));
-                Some(id)
-            }
+    /// Which node this is, asked only the first time: it is asked again each time that
+    /// settlements begin to be listened to.
+    ///
+    /// # Errors
+    /// As the port, while nothing is known.
+    pub async fn known_info(&self) -> Result<NodeInfo, LightningError> {
+        let known = (self.info.read())
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match known {
+            Some(info) => Ok(info),
+            None => self.info().await,
         }
     }
 

@@ -4,7 +4,6 @@
 //! this payment hash, and every unknown outcome is cleared up in the same way. It makes one
 //! payment of a hash at most, so that nothing is paid twice whatever dies in between.
 
-mod bell;
 mod replace;
 mod step;
 #[cfg(test)]
@@ -18,17 +17,18 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::bell::RefundBell;
 pub use self::replace::{ReplaceError, replace};
 use super::node::Node;
+use super::sessions::Endings;
 use crate::config::RefundsConfig;
 use crate::domain::invoice::{NodeId, NodeStatus};
 use crate::domain::payout::{RefundCounts, RefundWork, WorkerId};
-use crate::domain::ports::{Clock, Ledger, Lightning, Random, RandomError};
+use crate::domain::ports::{Clock, Ledger, Lightning};
 use crate::domain::refund::RefundState;
 use crate::metrics::{Metrics, ReasonLabels, StateLabels};
 
-/// Between two looks at what is due; a new refund is told of by the [bell](RefundBell).
+/// Between two looks at what is due; of a new refund of this process the worker is
+/// [told](Endings).
 const EVERY: Duration = Duration::from_secs(1);
 /// A refund is one worker's for so long without a word: another sidecar takes over within 10 s.
 const HOLD: Duration = Duration::from_secs(8);
@@ -112,7 +112,7 @@ struct Inner<L, N> {
     node: Arc<Node<N>>,
     config: RefundsConfig,
     clock: Arc<dyn Clock>,
-    bell: Arc<RefundBell>,
+    endings: Arc<Endings>,
     metrics: Arc<Metrics>,
     me: WorkerId,
     hold: Duration,
@@ -128,36 +128,31 @@ pub struct RefunderParts<L, N> {
     pub node: Arc<Node<N>>,
     /// Limits.
     pub config: RefundsConfig,
+    /// Its name.
+    pub worker: WorkerId,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Who is told.
-    pub bell: Arc<RefundBell>,
+    /// Tells of sessions that ended, and is told of refunds that did.
+    pub endings: Arc<Endings>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl<L: Ledger, N: Lightning> Refunder<L, N> {
-    /// A worker with a name of its own.
-    ///
-    /// # Errors
-    /// There is no randomness for the name.
-    pub fn new(parts: RefunderParts<L, N>, random: &dyn Random) -> Result<Self, RandomError> {
-        let secret = random.secret()?;
-        let mut name = [0; 16];
-        name.iter_mut()
-            .zip(secret)
-            .for_each(|(to, from)| *to = from);
-        Ok(Self(Arc::new(Inner {
+    /// A worker that has not begun.
+    #[must_use]
+    pub fn new(parts: RefunderParts<L, N>) -> Self {
+        Self(Arc::new(Inner {
             ledger: parts.ledger,
             node: parts.node,
             config: parts.config,
             clock: parts.clock,
-            bell: parts.bell,
+            endings: parts.endings,
             metrics: parts.metrics,
-            me: WorkerId(name),
+            me: parts.worker,
             hold: HOLD,
             starting: Arc::default(),
-        })))
+        }))
     }
 
     /// Pays for ever. What is under way when it is dropped is cleared up by the next worker.
@@ -171,7 +166,7 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = inner.bell.is_due() => {}
+                () = inner.endings.due() => {}
                 Some(done) = working.join_next() => {
                     if let Ok(Done::Held(cap)) = done {
                         held = Some(Held::at(cap, held));
@@ -225,7 +220,8 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         if self.node.status() != Some(NodeStatus::Ready) {
             return None;
         }
-        self.node.id().await
+        // The key itself is looked at again before each refund.
+        self.node.known_info().await.ok().map(|info| info.id)
     }
 
     async fn take(&self, node: NodeId, only_sending: bool) -> Option<RefundWork> {

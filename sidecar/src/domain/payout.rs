@@ -4,11 +4,23 @@ use std::time::Duration;
 
 use protocol::amount::{Msat, Sat};
 
+use super::ports::{Random, RandomError};
 use super::refund::{RefundRow, RefundState};
 
 /// Random name of one process that pays refunds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkerId(pub [u8; 16]);
+
+impl WorkerId {
+    /// A name that nobody else has.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn random(random: &dyn Random) -> Result<Self, RandomError> {
+        let [name @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = random.secret()?;
+        Ok(Self(name))
+    }
+}
 
 /// What routing may cost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -17,6 +17,39 @@ pub const RESULT_SECONDS: u64 = 300;
 /// And for so long beyond that, far more than the clocks of sidecar and filter may differ.
 pub const RESULT_MARGIN_SECONDS: u64 = 3_600;
 
+/// A session is closed so long before its return invoice expires, at least, so that the refund can
+/// still be paid, twice if need be.
+pub const RETURN_MARGIN_SECONDS: u64 = 60;
+
+const fn margin(idle_timeout_seconds: u64) -> u64 {
+    match idle_timeout_seconds > RETURN_MARGIN_SECONDS {
+        true => idle_timeout_seconds,
+        false => RETURN_MARGIN_SECONDS,
+    }
+}
+
+/// When a session with this return invoice is closed at the latest.
+#[must_use]
+pub const fn close_by(return_expires: UnixSeconds, idle_timeout_seconds: u64) -> UnixSeconds {
+    let margin = margin(idle_timeout_seconds);
+    UnixSeconds(return_expires.0.saturating_sub(margin))
+}
+
+/// How long a return invoice must still live when its session begins, so that the buyer has one
+/// idle timeout at least: twice the idle timeout (R-SESSION-6), and more if that is short.
+#[must_use]
+pub const fn least_return_life(idle_timeout_seconds: u64) -> u64 {
+    idle_timeout_seconds.saturating_add(margin(idle_timeout_seconds))
+}
+
+/// Until when the result of a close given at `at` is remembered.
+#[must_use]
+pub fn remembered_until(challenge_expires: UnixSeconds, at: UnixSeconds) -> UnixSeconds {
+    let least = at.0.saturating_add(RESULT_SECONDS);
+    let until = challenge_expires.0.max(least);
+    UnixSeconds(until.saturating_add(RESULT_MARGIN_SECONDS))
+}
+
 /// Where a session stands.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SessionState {
@@ -236,7 +269,8 @@ pub struct RecordedDeposit {
 pub struct Ending {
     /// Where the session stands.
     pub state: SessionState,
-    /// What is neither spent nor refunded yet; fixed once closed.
+    /// What is neither spent nor refunded yet; fixed once closed. Once refunded: what the buyer
+    /// got, which is less if routing cost more than the session spent.
     pub rest: Sat,
     /// Where the refund stands, if there is one.
     pub refund: Option<RefundState>,

@@ -18,5 +18,7 @@ mod offers;
 mod payments;
 mod process;
 mod refunds;
+mod session_client;
+mod sessions;
 mod support;
 mod transport;

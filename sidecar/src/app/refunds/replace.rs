@@ -89,7 +89,7 @@ fn check(work: &RefundWork, bolt11: &str, now: UnixSeconds) -> Result<ReturnInvo
     if invoice.currency() != former.currency() {
         return Err("is of another network");
     }
-    if NodeId(invoice.recover_payee_pub_key().serialize()) == work.refund.node {
+    if NodeId(invoice.get_payee_pub_key().serialize()) == work.refund.node {
         return Err("is of our own node");
     }
     let asked = invoice.clone().into_signed_raw();

@@ -1,15 +1,13 @@
 use std::sync::Mutex;
 
-use lightning_invoice::SignedRawBolt11Invoice;
 use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
-use crate::adapters::ledger::conformance::refunds::Owed;
+use crate::adapters::ledger::conformance::refunds::{Owed, owe};
 use crate::adapters::ledger::sqlite::SqliteLedger;
-use crate::adapters::ledger::sqlite::tests::owe;
 use crate::adapters::lightning::dev::{DevNode, DevSettlements, WalletInvoice};
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::fixture::{REFUNDS, ledger_path};
@@ -18,6 +16,7 @@ use crate::domain::invoice::{
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{LightningError, RefundLedger as _};
+use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -100,14 +99,13 @@ impl World {
             node: dev.info().await.unwrap().id,
             amount: 900,
             spent: 100,
+            invoice: ReturnInvoice {
+                text: ReturnText(invoice.bolt11),
+                payment_hash: invoice.payment_hash,
+                expires: invoice.expires,
+            },
         };
-        owe(
-            &ledger_path(&dir),
-            &owed,
-            &invoice.bolt11,
-            invoice.payment_hash,
-        );
-        assert!(invoice.bolt11.parse::<SignedRawBolt11Invoice>().is_ok());
+        owe(&*ledger, owed).await;
         Self {
             dir,
             ledger,
@@ -122,12 +120,12 @@ impl World {
         gate: &watch::Sender<bool>,
     ) -> (
         Refunder<SqliteLedger, Gated>,
-        Arc<RefundBell>,
+        Arc<Endings>,
         watch::Receiver<u32>,
     ) {
         let (reached, seen) = watch::channel(0);
         let metrics = Arc::new(Metrics::new());
-        let bell = Arc::new(RefundBell::new());
+        let endings = Arc::new(Endings::default());
         let gated = Gated {
             dev: self.dev.clone(),
             before_pay: gate.subscribe(),
@@ -138,12 +136,13 @@ impl World {
             node: Arc::new(Node::new(gated, Arc::clone(&metrics))),
             config: REFUNDS,
             clock: Arc::new(SystemClock::new()),
-            bell: Arc::clone(&bell),
+            worker: WorkerId::random(&SystemRandom).unwrap(),
+            endings: Arc::clone(&endings),
             metrics,
         };
-        let mut refunder = Refunder::new(parts, &SystemRandom).unwrap();
+        let mut refunder = Refunder::new(parts);
         Arc::get_mut(&mut refunder.0).unwrap().hold = SHORT;
-        (refunder, bell, seen)
+        (refunder, endings, seen)
     }
 
     async fn state(&self) -> RefundState {
@@ -181,11 +180,10 @@ fn run(refunder: Refunder<SqliteLedger, Gated>) -> tokio::task::JoinHandle<()> {
 #[tokio::test]
 async fn who_waits_is_told_when_it_is_paid() {
     let world = World::owing().await;
-    let (refunder, bell, _) = world.worker(&watch::Sender::new(true));
-    let mut decisions = bell.decisions();
+    let (refunder, endings, _) = world.worker(&watch::Sender::new(true));
+    let told = endings.told();
     let running = run(refunder);
-    bell.ring();
-    decisions.changed().await.unwrap();
+    told.await;
     assert_eq!(world.state().await, RefundState::Succeeded);
     assert_eq!(world.dev.stats().unwrap().sent_msat, 900_000);
     running.abort();
@@ -213,10 +211,10 @@ async fn a_worker_that_waits_for_its_node_keeps_what_it_has_and_a_dead_one_is_fo
     running.abort();
 
     let open = watch::Sender::new(true);
-    let (refunder, bell, _) = world.worker(&open);
-    let mut decisions = bell.decisions();
+    let (refunder, endings, _) = world.worker(&open);
+    let told = endings.told();
     let other = run(refunder);
-    decisions.changed().await.unwrap();
+    told.await;
     assert_eq!(world.state().await, RefundState::Succeeded);
     let received = world.dev.received(world.hash).unwrap();
     let all = Msat::new(900_000).unwrap();
@@ -232,21 +230,19 @@ async fn of_many_workers_one_pays() {
     let world = World::owing().await;
     let open = watch::Sender::new(true);
     let paid = Arc::new(Mutex::new(Vec::new()));
-    let mut running = Vec::new();
-    let mut bells = Vec::new();
+    let mut waiting = JoinSet::new();
     for _ in 0..8 {
-        let (refunder, bell, reached) = world.worker(&open);
-        running.push(run(refunder));
+        let (refunder, endings, reached) = world.worker(&open);
         paid.lock().unwrap().push(reached);
-        bells.push(bell.decisions());
+        waiting.spawn(async move {
+            let told = endings.told();
+            let running = run(refunder);
+            told.await;
+            running.abort();
+        });
     }
-    let mut all = JoinSet::new();
-    for mut bell in bells {
-        all.spawn(async move { bell.changed().await.is_ok() });
-    }
-    assert!(all.join_next().await.unwrap().unwrap());
+    waiting.join_next().await.unwrap().unwrap();
     let attempts: u32 = paid.lock().unwrap().iter().map(|seen| *seen.borrow()).sum();
     assert_eq!(attempts, 1);
     assert_eq!(world.dev.stats().unwrap().sent, 1);
-    running.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -13,7 +13,7 @@ use crate::domain::return_invoice::ReturnInvoice;
 
 /// The part of the ledger that pays refunds. Each call is one atomic change; all times are the
 /// store's own, so that several sidecars agree.
-pub trait RefundLedger {
+pub trait RefundLedger: Send + Sync + 'static {
     /// Takes the refund of this node that has been due for longest and that nobody works on; with
     /// `only_sending` one that was handed to the node. For `hold` nobody else gets it.
     fn take_refund(

@@ -7,9 +7,10 @@ use protocol::l402::TokenId;
 use tempfile::TempDir;
 
 use super::*;
-use crate::adapters::ledger::conformance::{self, refunds::Owed};
+use crate::adapters::ledger::conformance;
 use crate::domain::keys::KeySource;
 use crate::domain::offer::{Scheme, Validity};
+use crate::domain::ports::SessionLedger as _;
 
 #[tokio::test]
 async fn sqlite_does_what_every_ledger_must() {
@@ -20,48 +21,6 @@ async fn sqlite_does_what_every_ledger_must() {
         *count += 1;
         SqliteLedger::open(&dir.path().join(format!("{count}.db"))).unwrap()
     })
-    .await;
-}
-
-/// A closed session with its refund, written past the port.
-pub(crate) fn owe(path: &Path, owed: &Owed, bolt11: &str, return_hash: PaymentHash) {
-    let db = rusqlite::Connection::open(path).unwrap();
-    db.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-    let session = [owed.n; 32];
-    let (amount, spent) = (owed.amount as i64, owed.spent as i64);
-    db.execute(
-        "INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
-             return_hash, return_expires_at, close_by, node, generation, newest_generation,
-             idle_timeout_seconds, state, opened_ms, active_ms, closed_ms)
-         VALUES (?1, 's', ?2 + ?3, ?3, ?4, ?5, 9, 9, ?6, 0, 0, 300, 'closed', 1, 1, 1)",
-        rusqlite::params![session, amount, spent, bolt11, return_hash.0, owed.node.0],
-    )
-    .unwrap();
-    db.execute(
-        "INSERT INTO refunds (session_id, node, return_invoice, return_hash, amount_sat,
-                              created_ms, updated_ms)
-         SELECT session_id, node, return_invoice, return_hash, ?2, ?3, ?3 FROM sessions
-         WHERE session_id = ?1",
-        rusqlite::params![session, amount, owed.n],
-    )
-    .unwrap();
-}
-
-#[tokio::test]
-async fn sqlite_pays_refunds_as_every_ledger_must() {
-    let dir = TempDir::new().unwrap();
-    let made = Mutex::new(0);
-    let path = || dir.path().join(format!("{}.db", made.lock().unwrap()));
-    conformance::refunds::all(
-        async || {
-            *made.lock().unwrap() += 1;
-            SqliteLedger::open(&path()).unwrap()
-        },
-        async |_, owed| {
-            let bolt11 = format!("lnbcrt-{}", owed.n);
-            owe(&path(), &owed, &bolt11, PaymentHash([128 + owed.n; 32]));
-        },
-    )
     .await;
 }
 
@@ -265,7 +224,7 @@ async fn a_deleted_key_is_nowhere_in_the_file() {
             ledger.install_first_key(key, 1).await.unwrap();
         } else {
             ledger.begin_rotation(key, 1).await.unwrap();
-            ledger.promote(n, 1).await.unwrap();
+            ledger.promote(n, 1, Duration::ZERO).await.unwrap();
         }
         // Makes its row longer, so that it moves within its page.
         let batch = OfferBatch {
@@ -290,4 +249,49 @@ async fn a_deleted_key_is_nowhere_in_the_file() {
         assert!(!holds(&dir, &secret(n)), "key {n} can be read");
     }
     assert!(holds(&dir, &secret(99)), "the current one");
+}
+
+/// A sidecar was down for longer than leases and sessions live: nobody could hear them.
+#[tokio::test]
+async fn what_could_not_be_heard_is_not_ended() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::open_with_lease(&ledger).await;
+    let long_ago = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1";
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch(long_ago).unwrap();
+
+    ledger.begin_serving().await.unwrap();
+    let times = crate::domain::lease::Times::default();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
+    assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
+
+    other.execute_batch(long_ago).unwrap();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!(swept.sessions, 1);
+    assert!(swept.reclaimed > 0);
+    assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::open_and_close(&ledger).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute_batch("UPDATE session_results SET expires_at = 1 WHERE kind = 'close'")
+        .unwrap();
+    assert_eq!(ledger.drop_old_results(10).await, Ok(1));
+    let kinds: String = other
+        .query_row(
+            "SELECT group_concat(kind) FROM session_results",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(kinds, "open");
 }
