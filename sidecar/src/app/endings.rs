@@ -7,12 +7,13 @@ use protocol::hash::PaymentHash;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Tells who waits for a session that its end has come nearer: its last lease is back, or its
-/// refund was decided. Of this process only: with several sidecars another may have done it, so
-/// who waits looks at the ledger now and then as well.
+/// Tells who waits for a session that its end has come nearer, and who pays refunds that there may
+/// be one. Of this process only: with several sidecars another may have done it, so both look at
+/// the ledger now and then as well.
 #[derive(Debug, Default)]
 pub struct Endings {
     waiting: Mutex<HashMap<PaymentHash, Arc<Notify>>>,
+    paying: Notify,
 }
 
 /// One who waits.
@@ -23,11 +24,23 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Endings {
-    /// Something has changed about the end of this session.
-    pub fn tell(&self, session_id: PaymentHash) {
+    /// The session may have been settled: nothing of it is leased any more.
+    pub fn settled(&self, session_id: PaymentHash) {
+        self.decided(session_id);
+        // Kept for the worker if it is busy.
+        self.paying.notify_one();
+    }
+
+    /// Its refund was paid, or failed for good.
+    pub fn decided(&self, session_id: PaymentHash) {
         if let Some(bell) = self.lock().get(&session_id) {
             bell.notify_waiters();
         }
+    }
+
+    /// For the one who pays refunds: ends at once if it was busy when there was one.
+    pub(super) fn due(&self) -> Notified<'_> {
+        self.paying.notified()
     }
 
     pub(super) fn wait_for(&self, session_id: PaymentHash) -> Waiting<'_> {
@@ -73,7 +86,7 @@ mod tests {
             let (first, second) = (endings.wait_for(one), endings.wait_for(one));
             let third = endings.wait_for(other);
             let (first_told, second_told, third_told) = (first.told(), second.told(), third.told());
-            endings.tell(one);
+            endings.decided(one);
             first_told.await;
             second_told.await;
             tokio::select! {
@@ -83,10 +96,10 @@ mod tests {
             }
             drop(first);
             let told = second.told();
-            endings.tell(one);
+            endings.settled(one);
             told.await;
         }
         assert!(endings.lock().is_empty());
-        endings.tell(one);
+        endings.decided(one);
     }
 }

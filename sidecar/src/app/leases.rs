@@ -84,7 +84,7 @@ impl<L: Ledger> Leases<L> {
         let reported = self.ledger.report_leases(reports).await?;
         self.count_lost(reported.lost_units);
         for id in reported.settled {
-            self.endings.tell(id);
+            self.endings.settled(id);
         }
         Ok(reported.answers)
     }
@@ -154,7 +154,7 @@ impl<L: Ledger> Leases<L> {
                 );
             }
             for id in swept.settled {
-                self.endings.tell(id);
+                self.endings.settled(id);
             }
             if swept.sessions < BATCH as usize {
                 return Ok(());

@@ -306,7 +306,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             CloseBegun::Consumed => return Ok(unclosed(CloseResult::Consumed)),
             CloseBegun::Expired => return Ok(unclosed(CloseResult::Expired)),
         };
-        self.endings.tell(id);
+        self.endings.settled(id);
         if let Some(lease) = &lease {
             self.leases.count_lost(lease.lost_units);
         }

@@ -269,7 +269,8 @@ pub struct RecordedDeposit {
 pub struct Ending {
     /// Where the session stands.
     pub state: SessionState,
-    /// What is neither spent nor refunded yet; fixed once closed.
+    /// What is neither spent nor refunded yet; fixed once closed. Once refunded: what the buyer
+    /// got, which is less if routing cost more than the session spent.
     pub rest: Sat,
     /// Where the refund stands, if there is one.
     pub refund: Option<RefundState>,

@@ -28,7 +28,7 @@ pub(crate) struct Program {
 
 /// An address that nobody has. Below the range from which the system gives ports to whoever wants
 /// any, so that no other test has it by chance while a program is being started again.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = (std::process::id() % 1_000) as u16;
     loop {
@@ -71,12 +71,12 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn read_log(dir: &Path) -> String {
+pub(crate) fn read_log(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("log")).unwrap()
 }
 
 /// Runs a command on the folder's configuration.
-async fn run(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) async fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = command(dir, arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
