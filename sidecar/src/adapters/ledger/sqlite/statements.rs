@@ -1,16 +1,19 @@
 //! The SQL, one function per call of the port. Each runs inside a transaction.
 
 mod claims;
+mod closes;
 mod columns;
 mod keys;
 mod leases;
 mod offers;
+mod refund_work;
 mod revoked_key;
 mod sessions;
 
 use rusqlite::Connection;
 
 pub(super) use self::claims::{abandon, claim, drop_old_claims};
+pub(super) use self::closes::{begin_close, drop_old_results, ending, record_answer};
 use self::columns::{signed, unsigned, validity};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
 pub(super) use self::leases::{report_leases, sweep_leases};
@@ -18,10 +21,14 @@ pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, find_sale, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,
 };
+pub(super) use self::refund_work::{
+    RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, record_refund,
+    refund_counts, refunds_under_way, replace_return_invoice, take_refund, unpaid_refunds,
+};
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 pub(super) use self::sessions::{
-    begin_close, begin_serving, drop_old_results, ending, find_session, open_session,
-    record_answer, recorded_deposit, session_counts, stop_unused, top_up,
+    begin_serving, find_session, open_session, recorded_deposit, session_counts, stop_unused,
+    top_up,
 };
 use crate::domain::deny_list::{DenyList, Revocation, Version};
 use crate::domain::ledger::{Epoch, LedgerError, Snapshot};
