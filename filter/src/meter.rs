@@ -22,9 +22,10 @@
 //! - The chunk that cannot be paid whole: its paid part stays in the buffer, the rest comes here,
 //!   Stop; the next tick or chunk lets the paid part go.
 //! - While little waits here: the same for each chunk, so that a tick can let go what is paid since.
-//! - After a large chunk, Press instead of Stop: the next one, added to the buffer before its
-//!   callback, could reset the stream. What is paid leaves with the next tick or chunk, and as there
-//!   is more to come, a tick need not do more.
+//! - After a large chunk, or when much waits here, Press instead of Stop: the next chunk, added to
+//!   the buffer before its callback, or the end of the stream, when all that waits has to go into
+//!   the buffer, could overflow it. What is paid leaves with the next chunk; a tick can only let go
+//!   what that has put into the buffer.
 //! - When more waits than [`SOFT_LIMIT`], all of it goes into Envoy's buffer, and there is
 //!   back-pressure. From then on all of it has to be paid before any of it leaves.
 //! - The stream has ended: all has to be paid before any of it leaves.
@@ -37,9 +38,9 @@ use self::backlog::Backlog;
 
 /// With more bytes than this waiting here the upstream is slowed down.
 pub const SOFT_LIMIT: usize = 256 * 1024;
-/// What Envoy's buffer surely holds beside a chunk. More than this is put into it only where that
-/// cannot reset the stream.
-const PUT_AT_ONCE: usize = 512 * 1024;
+/// With more bytes than this waiting here nothing is stopped: at the end of the stream they would
+/// have to go into Envoy's buffer at once, beside a chunk, and may be too many.
+const STOP_LIMIT: usize = 64 * 1024;
 /// Most bytes that are put into Envoy's buffer and let go at once. What overflows the buffer resets
 /// the stream within the call, and to let go a stream that is gone crashes Envoy: so more than this
 /// waits in the buffer for the next tick, which first looks whether the stream is still there.
@@ -194,7 +195,15 @@ impl Meter {
 
     /// A body callback. `buffer` is the whole of Envoy's buffer as it is shown, `end` that nothing
     /// comes after it.
-    pub fn chunk(&mut self, buffer: &[u8], end: bool, till: &mut impl Till) -> Step {
+    ///
+    /// `word` is what a tick could not say (see [`Self::wants_word_with_chunk`]).
+    pub fn chunk(
+        &mut self,
+        buffer: &[u8],
+        end: bool,
+        till: &mut impl Till,
+        word: Option<String>,
+    ) -> Step {
         self.has_ended |= end;
         match &mut self.mode {
             Mode::Passing => {
@@ -212,7 +221,7 @@ impl Meter {
             }
             Mode::Pressing { .. } => {
                 self.backlog.take_in(buffer);
-                self.pressing(buffer.len(), till)
+                self.pressing(buffer.len(), till, word)
             }
             Mode::Pressed { .. } => {
                 self.backlog.take_in(buffer);
@@ -262,7 +271,7 @@ impl Meter {
 
     fn passing(&mut self, chunk: &[u8], till: &mut impl Till) -> Step {
         let is_paid = self.pay(till);
-        if !is_paid && self.has_ended && self.backlog.len() > SOFT_LIMIT {
+        if !is_paid && self.has_ended && self.backlog.len() > STOP_LIMIT {
             return self.press(till);
         }
         let out = self.let_all_go();
@@ -325,11 +334,8 @@ impl Meter {
             return Step { go, ..step };
         }
         self.mode = Mode::Stopped { kept: 0 };
-        if self.backlog.open() > 0 || self.backlog.len() <= SOFT_LIMIT && chunk < LARGE_CHUNK {
+        if self.backlog.open() > 0 || self.backlog.len() <= STOP_LIMIT && chunk < LARGE_CHUNK {
             return step;
-        }
-        if self.backlog.len() <= PUT_AT_ONCE && kept.is_empty() && out.is_empty() {
-            return self.press(till);
         }
         self.mode = Mode::Pressing { kept: 0 };
         Step {
@@ -338,7 +344,7 @@ impl Meter {
         }
     }
 
-    fn pressing(&mut self, chunk: usize, till: &mut impl Till) -> Step {
+    fn pressing(&mut self, chunk: usize, till: &mut impl Till, word: Option<String>) -> Step {
         let is_paid = self.pay(till);
         let Mode::Pressing { kept } = self.mode else {
             return Step::NOTHING;
@@ -352,15 +358,18 @@ impl Meter {
                 ..Step::NOTHING
             };
         }
-        let is_much = self.backlog.len() > SOFT_LIMIT;
-        if is_much && (self.has_ended || self.backlog.open() == 0) {
-            // What may leave is not to wait for the rest, unless that would end the stream.
+        let waiting = self.backlog.len();
+        if self.has_ended && waiting > STOP_LIMIT {
+            return self.press(till);
+        }
+        if waiting > SOFT_LIMIT && self.backlog.open() == 0 {
+            // What may leave is not to wait for the rest.
             return Step {
-                resume: kept > 0 && !self.has_ended,
+                resume: kept > 0,
                 ..self.press(till)
             };
         }
-        if self.has_ended || chunk < LARGE_CHUNK {
+        if self.has_ended || chunk < LARGE_CHUNK && waiting <= STOP_LIMIT {
             // From here a tick can go on.
             let most = if self.has_ended { 0 } else { SLICE };
             let out: Vec<u8> = self.backlog.let_go(most).collect();
@@ -372,7 +381,11 @@ impl Meter {
                 ..Step::go(Go::Stop)
             };
         }
-        let out = self.let_all_go();
+        let mut out = self.let_all_go();
+        if let Some(word) = word.filter(|_| self.wants_word_with_chunk()) {
+            out.extend_from_slice(word.as_bytes());
+            self.is_told = true;
+        }
         self.mode = Mode::Pressing { kept: out.len() };
         Step {
             change: Change::Replace(out),
@@ -562,6 +575,12 @@ impl Meter {
             && self.backlog.lacks()
             && !self.has_ended
             && !self.is_told
+    }
+
+    /// The same for the next chunk, where a tick cannot.
+    #[must_use]
+    pub const fn wants_word_with_chunk(&self) -> bool {
+        matches!(self.mode, Mode::Pressing { .. }) && self.backlog.lacks() && !self.is_told
     }
 
     /// Units are lacking.

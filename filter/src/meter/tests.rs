@@ -19,7 +19,7 @@ fn text(parts: &[&str]) -> String {
 #[test]
 fn what_is_paid_passes_untouched() {
     let mut envoy = Envoy::with_units(5);
-    let step = envoy.meter.chunk(EVENTS, false, &mut envoy.purse);
+    let step = envoy.meter.chunk(EVENTS, false, &mut envoy.purse, None);
     assert_eq!(step, Step::NOTHING);
     assert_eq!(envoy.purse.units, 3, "the first one came with the request");
 }

@@ -126,6 +126,17 @@ impl Stream {
     fn price(&self) -> u64 {
         self.spent.price().get()
     }
+
+    fn waits_ms(&self, now_ms: u64) -> Option<u64> {
+        let since = self.waits_since_ms?;
+        Some(now_ms.saturating_sub(since))
+    }
+
+    /// The client is to be told that its money is at an end.
+    fn is_late(&self, now_ms: u64) -> bool {
+        let is_late = |wait| self.hope == Hope::Short || wait >= LATE_MS;
+        self.waits_ms(now_ms).is_some_and(is_late)
+    }
 }
 
 /// Takes units from leases.
@@ -173,7 +184,11 @@ impl<S: Surroundings> Till for Counter<'_, S> {
 
 /// What is done to a stream.
 enum Act<'a> {
-    Chunk { buffer: &'a [u8], end: bool },
+    Chunk {
+        buffer: &'a [u8],
+        end: bool,
+        word: Option<String>,
+    },
     Trailers,
     Tick(Option<String>),
     TimeOut(String),
@@ -194,7 +209,7 @@ impl State {
         let meter = &mut stream.meter;
         let before = meter.taken();
         let step = match act {
-            Act::Chunk { buffer, end } => meter.chunk(buffer, end, &mut till),
+            Act::Chunk { buffer, end, word } => meter.chunk(buffer, end, &mut till, word),
             Act::Trailers => meter.trailers(&mut till),
             Act::Tick(word) => meter.tick(&mut till, word),
             Act::TimeOut(word) => meter.time_out(&till, &word),
@@ -303,7 +318,13 @@ impl Gate {
         end: bool,
         around: &impl Surroundings,
     ) -> Option<Step> {
-        let step = self.state.step(id, around, Act::Chunk { buffer, end })?;
+        let stream = self.state.sessions.streams.find(id)?;
+        let mut word = None;
+        if stream.meter.wants_word_with_chunk() && stream.is_late(around.steady_ms()) {
+            word = self.state.balance(id).map(|balance| balance.need_topup());
+        }
+        let act = Act::Chunk { buffer, end, word };
+        let step = self.state.step(id, around, act)?;
         self.ask_for_streams(around);
         Some(step)
     }
@@ -355,13 +376,10 @@ impl Gate {
     pub fn take_stream_turn(&mut self, id: u32, around: &impl Surroundings) -> Option<Step> {
         let now_ms = around.steady_ms();
         let stream = self.state.sessions.streams.find(id)?;
-        let wait_ms = stream
-            .waits_since_ms
-            .map(|since| now_ms.saturating_sub(since));
+        let wait_ms = stream.waits_ms(now_ms);
         let hold_ms = hold_ms(&self.config);
-        let is_late = wait_ms.is_some_and(|wait| stream.hope == Hope::Short || wait >= LATE_MS);
         let mut word = None;
-        if is_late && stream.meter.wants_word() {
+        if stream.meter.wants_word() && stream.is_late(now_ms) {
             word = self.state.balance(id).map(|balance| balance.need_topup());
         }
         let step = self.state.step(id, around, Act::Tick(word))?;

@@ -46,8 +46,8 @@ pub(super) struct Envoy {
     pub(super) is_closed: bool,
 }
 
-/// `per_connection_buffer_limit_bytes`.
-const LIMIT: usize = 1024 * 1024;
+/// `per_connection_buffer_limit_bytes` as our examples have it.
+pub(super) const LIMIT: usize = 128 * 1024;
 
 impl Envoy {
     pub(super) fn with_units(units: u64) -> Self {
@@ -105,17 +105,18 @@ impl Envoy {
         assert!(!self.has_seen_end && !self.is_slowed());
         self.has_seen_end |= end;
         let mut data = chunk.to_vec();
+        let word = self.meter.wants_word_with_chunk().then(word);
         let (resume, close, go);
         if self.is_open {
             self.is_streaming = false;
             self.buffer.append(&mut data);
             self.check_limit();
-            let step = self.meter.chunk(&self.buffer, end, &mut self.purse);
+            let step = self.meter.chunk(&self.buffer, end, &mut self.purse, word);
             (resume, close, go) = (step.resume, step.close, step.go);
             Self::change(&mut self.buffer, step.change);
             self.check_limit();
         } else {
-            let step = self.meter.chunk(&data, end, &mut self.purse);
+            let step = self.meter.chunk(&data, end, &mut self.purse, word);
             (resume, close, go) = (step.resume, step.close, step.go);
             Self::change(&mut data, step.change);
         }

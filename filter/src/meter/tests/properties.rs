@@ -252,7 +252,7 @@ proptest! {
     #[test]
     fn large_streams_leave_in_order_and_paid(
         input in stream(large_piece()),
-        acts in vec(act(250_000), 0..60),
+        acts in vec(act(40_000), 0..150),
         end in end(),
         units in 0_u64..8,
     ) {
@@ -262,8 +262,8 @@ proptest! {
     #[test]
     fn a_time_limit_of_a_large_stream_does_no_harm(
         input in stream(large_piece()),
-        before in vec(act(250_000), 0..30),
-        after in vec(act(250_000), 0..10),
+        before in vec(act(40_000), 0..90),
+        after in vec(act(40_000), 0..30),
         end in end(),
         units in 0_u64..3,
     ) {
