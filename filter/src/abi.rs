@@ -143,7 +143,13 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, metric: *mut u32) -> u32;
 }
 
-// Outside the block above: it is the linker's own symbol, not an import from `env`.
+#[cfg(feature = "payment")]
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+}
+
+// Outside the blocks above: it is the linker's own symbol, not an import from `env`.
 unsafe extern "C" {
     fn __wasm_call_ctors();
 }
@@ -235,6 +241,17 @@ pub(crate) fn now() -> Hosted<u64> {
     let mut time = 0;
     // SAFETY: the host writes one u64.
     hosted(unsafe { proxy_get_current_time_nanoseconds(&raw mut time) })?;
+    Ok(time)
+}
+
+/// Nanoseconds of a clock that never goes back. The ABI itself has none, but its host lends the one
+/// of WASI.
+#[cfg(feature = "payment")]
+pub(crate) fn steady_now() -> Hosted<u64> {
+    const MONOTONIC: u32 = 1;
+    let mut time = 0;
+    // SAFETY: the host writes one u64.
+    hosted(unsafe { clock_time_get(MONOTONIC, 0, &raw mut time) })?;
     Ok(time)
 }
 

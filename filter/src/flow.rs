@@ -15,6 +15,7 @@ mod payment;
 mod place;
 mod receipts;
 mod reply;
+mod session;
 mod sidecar;
 mod stock;
 #[cfg(test)]
@@ -27,13 +28,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use protocol::keys::ChallengeKeys;
-use protocol::policy::{ChargeTerms, PluginConfig};
+use protocol::policy::{ChargeTerms, PluginConfig, SessionTerms};
 use protocol::time::UnixSeconds;
 
 pub use self::claims::Claimed;
 pub use self::clean::{Edit, trailers};
-pub use self::receipts::cache_control;
+pub use self::receipts::{Awaited, cache_control};
 pub use self::reply::Reply;
+pub use self::session::Spent;
 pub use self::sidecar::{Answer, Call, CallKind, Notice};
 pub use self::waiting::Due;
 
@@ -42,9 +44,10 @@ use self::claims::Claims;
 use self::limits::{Clients, Limits};
 use self::offer::Shelves;
 use self::receipts::Receipts;
+use self::session::Sessions;
 use self::sidecar::Sidecar;
 use self::stock::{Shelf, Wares};
-use self::verdicts::Verdicts;
+use self::verdicts::{Bounds, Verdicts};
 use self::waiting::{Turn, Waiting};
 use crate::head::Head;
 use crate::outcome::Outcome;
@@ -56,8 +59,19 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 pub trait Surroundings {
     /// Milliseconds since 1970.
     fn now_ms(&self) -> u64;
+    /// Milliseconds of a clock that never goes back, by which leases last.
+    fn steady_ms(&self) -> u64;
     /// The client's address, as Envoy trusts it.
     fn client(&self) -> Option<IpAddr>;
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Now {
+    /// Milliseconds since 1970. Somebody may set this clock.
+    pub ms: u64,
+    /// Milliseconds of a clock that never goes back, by which leases last.
+    pub steady_ms: u64,
 }
 
 /// A paid token that was accepted.
@@ -79,6 +93,8 @@ pub enum Admission {
     Token(Rc<Admitted>),
     /// A payment for this one response.
     Charge(Rc<Claimed>),
+    /// A unit of a session.
+    Session(Rc<Spent>),
 }
 
 impl Admission {
@@ -105,22 +121,17 @@ impl Admission {
                 ],
                 3,
             ),
+            Self::Session(spent) => (
+                [
+                    (SERVICE, &*spent.tag.name),
+                    (SCHEME, "session"),
+                    ("x-boltgate-session-id", spent.session_id()),
+                    ("", ""),
+                ],
+                3,
+            ),
         };
         fields.into_iter().take(count)
-    }
-}
-
-#[cfg(test)]
-impl Admitted {
-    fn for_tests() -> Self {
-        Self {
-            service: "test".into(),
-            token_id: String::new(),
-            tier: String::new(),
-            identifier_hash: [0; 32],
-            valid_until: None,
-            noted_ms: Cell::new(0),
-        }
     }
 }
 
@@ -184,6 +195,8 @@ pub struct Origin {
     pub token: Option<String>,
     /// Random: names this gate to the sidecar.
     pub vm: [u8; 16],
+    /// Random: leases of this gate are numbered from it on.
+    pub holders: [u8; 16],
 }
 
 /// The state behind one plugin configuration in one VM.
@@ -197,7 +210,7 @@ struct State {
     names: Vec<Rc<str>>,
     sidecar: Sidecar,
     keys: Keys,
-    verdicts: Verdicts,
+    verdicts: Verdicts<Rc<Admitted>>,
     clients: Clients,
     shelves: Vec<Shelf>,
     /// By the number of the service.
@@ -207,7 +220,14 @@ struct State {
     charge_keys: Vec<Option<ChallengeKeys>>,
     claims: Claims,
     receipts: Receipts,
+    sessions: Sessions,
 }
+
+/// Tokens that are remembered as accepted.
+const TOKENS: Bounds = Bounds {
+    sets: 512,
+    longest: 1_024,
+};
 
 impl Gate {
     /// A gate that has asked nobody anything yet.
@@ -229,9 +249,10 @@ impl Gate {
                 .iter()
                 .map(|service| service.name().into())
                 .collect(),
+            sessions: Sessions::new(&config, limits, origin.holders),
             sidecar: Sidecar::new(&config, origin),
             keys: Keys::default(),
-            verdicts: Verdicts::default(),
+            verdicts: Verdicts::new(TOKENS),
             clients: Clients::new(limits, seed),
             shelves,
             shelves_of,
@@ -245,13 +266,19 @@ impl Gate {
 
     /// Takes over what another gate of this VM knows from the same sidecar, so that a new
     /// configuration need not wait for keys.
-    pub fn inherit(&mut self, other: &Self) {
+    pub fn inherit(&mut self, other: &Self, now: Now) {
         if self.config.sidecar == other.config.sidecar {
             if self.state.keys.is_absent() {
                 self.state.keys = other.state.keys.clone();
-                self.state.charge_keys = payment::charge_keys(&self.config, &self.state.keys);
+                self.state.derive_keys(&self.config);
             }
             self.state.claims.inherit(&other.state.claims);
+            if self.state.sessions.are_sold {
+                let former = &other.state.sessions.former_prices;
+                let (policy, now) = (&other.config.policy, UnixSeconds(now.ms / 1_000));
+                let prices = &mut self.state.sessions.former_prices;
+                prices.inherit(&self.config, former, policy, now);
+            }
         }
     }
 
@@ -262,11 +289,19 @@ impl Gate {
         head: &Head<'h>,
         around: &impl Surroundings,
     ) -> Decision<'h> {
-        decide::request(&self.config, &mut self.state, stream, head, around)
+        let decision = decide::request(&self.config, &mut self.state, stream, head, around);
+        if let Decision::Forward { note, .. } = &decision
+            && let Some(paid @ Admission::Session(_)) = &note.admitted
+        {
+            let paid = Awaited::Paid(paid.clone());
+            self.state.receipts.await_one(stream, paid);
+        }
+        decision
     }
 
     /// Time has passed: deadlines, polls, stocks.
-    pub fn tick(&mut self, now_ms: u64) {
+    pub fn tick(&mut self, now: Now) {
+        let now_ms = now.ms;
         let State {
             waiting, clients, ..
         } = &mut self.state;
@@ -278,6 +313,9 @@ impl Gate {
         if payment::IS_BUILT_IN {
             self.state.expire_claims(now_ms);
             self.state.tell_abandoned(&self.config, now_ms);
+            self.state.expire_errands(now);
+            self.state.expire_askers(now_ms);
+            self.state.report_leases(&self.config, now);
         }
     }
 
@@ -287,10 +325,11 @@ impl Gate {
         self.state.waiting.holds(stream)
     }
 
-    /// Requests wait for a turn: tick soon.
+    /// Requests wait for a turn, or for units of a session: tick soon.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
-        self.state.waiting.has_due()
+        let waiting = &self.state.waiting;
+        waiting.has_due() || payment::IS_BUILT_IN && waiting.units.len() > 0
     }
 
     /// The next held request that need not wait any longer.
@@ -300,10 +339,17 @@ impl Gate {
 
     /// What becomes of a held request, or `None` if it is to be decided as if it had just come.
     pub fn answer(&mut self, due: Due) -> Option<Decision<'static>> {
-        if let Turn::Forward { claimed, .. } = &due.turn {
-            self.state.receipts.await_one(due.stream, claimed.clone());
+        let paid = |admission| Some(Awaited::Paid(admission));
+        let awaited = match &due.turn {
+            Turn::Forward { claimed, .. } => paid(Admission::Charge(claimed.clone())),
+            Turn::Spent(spent) => paid(Admission::Session(spent.clone())),
+            Turn::Reply(_) => Some(Awaited::Reply),
+            _ => None,
+        };
+        if let Some(awaited) = awaited {
+            self.state.receipts.await_one(due.stream, awaited);
         }
-        decide::answer(&self.config, &self.state, due.turn)
+        decide::answer(&self.config, &mut self.state, due.turn)
     }
 
     /// The stream of a held request has gone. Offers for it stay unseen and can be sold, and what
@@ -314,7 +360,8 @@ impl Gate {
                 service, offers, ..
             } => self.state.put_back(service, offers),
             Turn::Forward { claimed, .. } => self.state.claims.abandon(claimed.attempt.clone()),
-            Turn::Decide | Turn::Refuse { .. } | Turn::Unauthorized { .. } => {}
+            Turn::Spent(spent) => self.give_back(&spent),
+            Turn::Decide | Turn::Refuse { .. } | Turn::Unauthorized { .. } | Turn::Reply(_) => {}
         }
     }
 }
@@ -336,9 +383,15 @@ fn shelves_for(config: &PluginConfig) -> (Vec<Shelf>, Vec<Shelves>) {
             amount: terms.amount,
         };
         let terms = service.charge().filter(|_| payment::IS_BUILT_IN);
+        let deposits = |terms: SessionTerms| Wares::Deposits {
+            service: service.name().to_owned(),
+            deposit: terms.deposit,
+        };
+        let sessions = service.session().filter(|_| payment::IS_BUILT_IN);
         *of = [
             put(index, service.sells_l402().then(tokens)),
             put(index, terms.map(charges)),
+            put(index, sessions.map(deposits)),
         ];
     }
     (shelves, shelves_of)

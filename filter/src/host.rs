@@ -27,7 +27,7 @@ use self::metrics::Metrics;
 pub(crate) use self::receipts::on_response_headers;
 use self::turns::Calls;
 use crate::abi::{self, Action, Buffer, Map};
-use crate::flow::{Decision, Edit, Gate, Note, Notice, Origin, Reply, Surroundings, trailers};
+use crate::flow::{Decision, Edit, Gate, Note, Notice, Now, Origin, Reply, Surroundings, trailers};
 use crate::head::{Head, is_ours};
 use crate::outcome::Outcome;
 use crate::pairs::{self, Pairs};
@@ -86,8 +86,12 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
         return false;
     }
     let token = std::env::var(&config.sidecar.token_env).ok();
-    let vm = random();
-    let mut gate = Gate::new(config, Origin { token, vm });
+    let origin = Origin {
+        token,
+        vm: random(),
+        holders: random(),
+    };
+    let mut gate = Gate::new(config, origin);
     drop_dead_roots(root);
     ROOTS.with(|roots| {
         let Ok(roots) = roots.try_borrow() else {
@@ -95,7 +99,7 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
         };
         for other in roots.iter().rev() {
             if let Ok(other) = other.gate.try_borrow() {
-                gate.inherit(&other);
+                gate.inherit(&other, now());
             }
         }
     });
@@ -122,6 +126,9 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
 
 pub(crate) fn on_tick(root: u32) {
     if let Some(root) = find(root) {
+        if ROOTS.with(|roots| roots.try_borrow().is_ok_and(|roots| roots.len() > 1)) {
+            drop_dead_roots(root.id);
+        }
         turns::tick(&root);
     }
 }
@@ -159,6 +166,9 @@ pub(crate) fn on_request_headers(context: u32) -> Action {
     let action = match decision {
         Decision::Forward { edits, note } => {
             if forward(&root, Map::RequestHeaders, &edits, &note).is_err() {
+                if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                    gate.not_forwarded(context, &note);
+                }
                 return refuse_without_gate();
             }
             Action::Continue
@@ -243,15 +253,43 @@ fn find(root: u32) -> Option<Rc<Root>> {
     })
 }
 
-/// Forgets the gates of root contexts that Envoy has deleted. Nobody tells us of that: the callback
-/// that would is also called for every stream, and costs as much as reading a header.
+/// Forgets the gates of root contexts that Envoy has deleted; what they have left to say another
+/// gate takes over. Nobody tells us of that: the callback that would is also called for every
+/// stream, and costs as much as reading a header.
 fn drop_dead_roots(this: u32) {
-    ROOTS.with(|roots| {
-        if let Ok(mut roots) = roots.try_borrow_mut() {
-            roots.retain(|root| root.id == this || abi::set_effective_context(root.id).is_ok());
-        }
+    let dead: Vec<Rc<Root>> = ROOTS.with(|roots| {
+        let Ok(mut roots) = roots.try_borrow_mut() else {
+            return Vec::new();
+        };
+        let is_dead =
+            |root: &mut Rc<Root>| root.id != this && abi::set_effective_context(root.id).is_err();
+        roots.extract_if(.., is_dead).collect()
     });
     let _ = abi::set_effective_context(this);
+    for root in dead {
+        // Nobody else holds it: it runs no callback any more.
+        let gate = Rc::into_inner(root).map(|root| root.gate.into_inner());
+        if let Some(gate) = gate {
+            hand_over(gate);
+        }
+    }
+}
+
+/// Gives what a gate without a root context has left to say to one that has the same sidecar.
+fn hand_over(gate: Gate) {
+    let mut left = Some(gate);
+    ROOTS.with(|roots| {
+        let Ok(roots) = roots.try_borrow() else {
+            return;
+        };
+        for heir in roots.iter().rev() {
+            if let Ok(mut heir) = heir.gate.try_borrow_mut()
+                && let Some(gate) = left.take()
+            {
+                left = heir.absorb(gate);
+            }
+        }
+    });
 }
 
 /// Clock and client of the effective context.
@@ -260,6 +298,10 @@ struct Envoy;
 impl Surroundings for Envoy {
     fn now_ms(&self) -> u64 {
         now_ms()
+    }
+
+    fn steady_ms(&self) -> u64 {
+        steady_ms()
     }
 
     fn client(&self) -> Option<IpAddr> {
@@ -278,6 +320,25 @@ impl Surroundings for Envoy {
 /// time limit passes.
 fn now_ms() -> u64 {
     abi::now().unwrap_or_default() / 1_000_000
+}
+
+/// One that cannot be read has run out: then no lease may be spent any more.
+#[cfg(feature = "payment")]
+fn steady_ms() -> u64 {
+    abi::steady_now().unwrap_or(u64::MAX) / 1_000_000
+}
+
+/// Only leases want it.
+#[cfg(not(feature = "payment"))]
+const fn steady_ms() -> u64 {
+    0
+}
+
+fn now() -> Now {
+    Now {
+        ms: now_ms(),
+        steady_ms: steady_ms(),
+    }
 }
 
 /// Makes the edits and sets what the upstream may trust. An error means that nothing may be

@@ -13,6 +13,13 @@ use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Re
 const MOST_ENDED: usize = 4_096;
 /// Reports of ended holders in one call, at most.
 const ENDED_PER_CALL: usize = 256;
+/// Leases on their way back beside the one in use, at most.
+const MOST_RETURNING: usize = 4_096;
+/// Accounts with a lease, at most: others wait until some are returned.
+const MOST_LEASES: usize = 16_384;
+/// A lease of which nothing was ever granted is forgotten after so long: by then the ledger has
+/// taken back whatever it granted in an answer that was lost (L6).
+const FORGET_MS: u64 = 10_000;
 
 /// How long leases last.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +188,8 @@ pub struct Leases {
     times: Times,
     next_holder: u128,
     leases: BTreeMap<AccountId, Lease>,
+    /// Leases that are returned although another one of the account may be in use.
+    returning: VecDeque<(AccountId, Lease)>,
     /// Oldest first.
     ended: VecDeque<Ended>,
     /// Accounts without a lease that are in use all the same.
@@ -198,10 +207,78 @@ impl Leases {
             times,
             next_holder: u128::from_le_bytes(seed),
             leases: BTreeMap::new(),
+            returning: VecDeque::new(),
             ended: VecDeque::new(),
             touched: Vec::new(),
             cursor: None,
         }
+    }
+
+    /// No lease of an account that has none can be begun now.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.leases.len() >= MOST_LEASES
+    }
+
+    /// Something of the account may be spent here, or is asked for.
+    #[must_use]
+    pub fn has(&self, account: &AccountId) -> bool {
+        self.leases.contains_key(account)
+    }
+
+    /// The first report of a lease that is to be granted together with opening the account (L10).
+    /// It is no lease of ours before [`Self::begun`].
+    pub const fn begin(&mut self, account: AccountId, price: u64) -> Report {
+        Report {
+            account,
+            holder: take_id(&mut self.next_holder),
+            used: 0,
+            returned: 0,
+            want: price,
+            need: price,
+            price,
+            release: false,
+        }
+    }
+
+    /// What came of a report of [`Self::begin`] that was sent at `sent_ms`. Says whether waiting is
+    /// in vain. What was granted in an answer that was lost, or that is not needed since there is
+    /// a lease already, is returned.
+    pub fn begun(
+        &mut self,
+        report: &Report,
+        answer: Option<&Answer>,
+        sent_ms: u64,
+    ) -> Option<InVain> {
+        let mut lease = Lease::new(report.holder, sent_ms);
+        lease.price = report.price;
+        let answer = answer.filter(|a| a.account == report.account && a.holder == report.holder);
+        if self.has(&report.account) || self.is_full() || answer.is_none() {
+            self.give_up(report.account, lease);
+        } else {
+            self.leases.insert(report.account, lease);
+        }
+        answer.and_then(|answer| self.answered(answer, sent_ms))
+    }
+
+    /// Takes over the leases of a part of this VM that has ended: what they hold is returned.
+    pub fn absorb(&mut self, other: Self) {
+        for (account, lease) in other.leases.into_iter().chain(other.returning) {
+            self.give_up(account, lease);
+        }
+        self.ended.extend(other.ended);
+        while self.ended.len() > MOST_ENDED {
+            self.ended.pop_front();
+        }
+    }
+
+    fn give_up(&mut self, account: AccountId, mut lease: Lease) {
+        lease.returning = true;
+        lease.need = 0;
+        if self.returning.len() >= MOST_RETURNING {
+            self.returning.pop_front();
+        }
+        self.returning.push_back((account, lease));
     }
 
     /// Takes `price` units of the account, if they are here.
@@ -229,9 +306,17 @@ impl Leases {
             && lease.holder == holder
         {
             lease.returned = lease.returned.saturating_add(price).min(lease.used);
+        } else if let Some((_, lease)) = self.returning_of(holder) {
+            lease.returned = lease.returned.saturating_add(price).min(lease.used);
         } else if let Some(ended) = self.ended.iter_mut().rev().find(|one| one.holder == holder) {
             ended.returned = ended.returned.saturating_add(price).min(ended.used);
         }
+    }
+
+    fn returning_of(&mut self, holder: HolderId) -> Option<&mut (AccountId, Lease)> {
+        self.returning
+            .iter_mut()
+            .find(|(_, lease)| lease.holder == holder)
     }
 
     /// The account is in use although nothing of it is spent (L9).
@@ -274,7 +359,15 @@ impl Leases {
             }
             lease.returning |= has_lapsed || is_idle;
         }
+        let is_forgotten = |lease: &Lease| {
+            let age = now_ms.saturating_sub(lease.wanted_at_ms);
+            lease.returning && lease.granted == 0 && age >= FORGET_MS
+        };
+        self.leases.retain(|_, lease| !is_forgotten(lease));
+        self.returning.retain(|(_, lease)| !is_forgotten(lease));
         let mut reports = self.reports_of_leases(now_ms);
+        let returning = self.returning.iter_mut().take(ENDED_PER_CALL);
+        reports.extend(returning.map(|(account, lease)| lease.report(*account, now_ms)));
         let of_the_ended = self.ended.iter().filter(|one| one.returned > one.told);
         reports.extend(of_the_ended.take(ENDED_PER_CALL).map(|one| Report {
             account: one.account,
@@ -314,40 +407,24 @@ impl Leases {
 
     /// One answer to a report that was sent at `sent_ms`. Says whether waiting is in vain.
     pub fn answered(&mut self, answer: &Answer, sent_ms: u64) -> Option<InVain> {
-        if let Some(ended) = self
-            .ended
-            .iter_mut()
-            .find(|one| one.holder == answer.holder)
-        {
-            ended.told = ended.told.max(answer.returned);
-        }
-        let lease = self.leases.get_mut(&answer.account)?;
-        if lease.holder != answer.holder {
+        let lease = self.leases.get_mut(&answer.account);
+        let Some(lease) = lease.filter(|lease| lease.holder == answer.holder) else {
+            self.answered_late(answer);
             return None;
-        }
+        };
         lease.account_spent = lease.account_spent.max(answer.spent);
-        if answer.r#final {
+        // Of an account that there is not nothing is kept, whatever else is said.
+        let is_over = answer.r#final || answer.state == AccountState::Unknown;
+        if is_over && let Some(lease) = self.leases.remove(&answer.account) {
             // Who waits is heard again under a new id.
             let (need, price, wanted_at_ms) = (lease.need, lease.price, lease.wanted_at_ms);
-            if lease.used > answer.returned {
-                if self.ended.len() >= MOST_ENDED {
-                    self.ended.pop_front();
-                }
-                self.ended.push_back(Ended {
-                    account: answer.account,
-                    holder: lease.holder,
-                    used: lease.used,
-                    returned: lease.returned,
-                    told: answer.returned,
-                });
-            }
-            self.leases.remove(&answer.account);
+            self.has_ended(answer.account, &lease, answer);
             if need > 0 && answer.state == AccountState::Open {
                 let mut lease = Lease::new(take_id(&mut self.next_holder), wanted_at_ms);
                 (lease.need, lease.price) = (need, price);
                 self.leases.insert(answer.account, lease);
             }
-        } else {
+        } else if let Some(lease) = self.leases.get_mut(&answer.account) {
             if !lease.returning {
                 lease.granted = lease.granted.max(answer.granted);
                 let until = sent_ms.saturating_add(self.times.valid_ms);
@@ -359,6 +436,39 @@ impl Leases {
             AccountState::Unknown => Some(InVain::Unknown),
             AccountState::Closed => Some(InVain::Closed),
             AccountState::Open => answer.short.then_some(InVain::Short),
+        }
+    }
+
+    /// An answer to a lease that is returned beside the one in use, or has ended.
+    fn answered_late(&mut self, answer: &Answer) {
+        let is_asked = |holder: HolderId| holder == answer.holder;
+        let ended = self.ended.iter_mut().find(|one| is_asked(one.holder));
+        if let Some(ended) = ended {
+            ended.told = ended.told.max(answer.returned);
+        } else if answer.r#final
+            && let Some(at) = self
+                .returning
+                .iter()
+                .position(|(_, lease)| is_asked(lease.holder))
+            && let Some((account, lease)) = self.returning.remove(at)
+        {
+            self.has_ended(account, &lease, answer);
+        }
+    }
+
+    /// What the holder spent may still be given back.
+    fn has_ended(&mut self, account: AccountId, lease: &Lease, answer: &Answer) {
+        if lease.used > answer.returned {
+            if self.ended.len() >= MOST_ENDED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(Ended {
+                account,
+                holder: lease.holder,
+                used: lease.used,
+                returned: lease.returned,
+                told: answer.returned,
+            });
         }
     }
 

@@ -46,6 +46,10 @@ outcomes! {
     Unmatched = "unmatched",
     /// 403: sold by the Payment scheme only, and the request came without TLS.
     Insecure = "insecure",
+    /// 200: a deposit was added to a session.
+    ToppedUp = "topped_up",
+    /// 200: a session was closed.
+    Closed = "closed",
     /// A CORS preflight, answered here.
     Preflight = "preflight",
 }

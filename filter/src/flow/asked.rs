@@ -4,20 +4,20 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use protocol::l402::{self, Refusal, Target};
-use protocol::payment::CredentialError;
+use protocol::payment::{self as scheme, Charge, CredentialError};
 use protocol::policy::{Access, PluginConfig, Service};
 
 use super::claims::Claiming;
 use super::clean::{self, Edit, PaymentCredential, Presented};
 use super::decide::{answer, outcome_of, seconds};
 use super::limits::Client;
-use super::payment::{self, Unpaid};
+use super::payment::{self, Judged, Unpaid};
 use super::place::Matched;
 use super::reply::{Manner, Reply, Why};
 use super::verdicts::Key;
 use super::waiting::{Unoffered, Waiter, Wanted};
 use super::{
-    Admission, Admitted, Decision, Note, RETRY_AFTER_SECONDS, State, Surroundings, millis,
+    Admission, Admitted, Decision, Note, Now, RETRY_AFTER_SECONDS, State, Surroundings, millis,
 };
 use crate::head::Head;
 use crate::outcome::Outcome;
@@ -45,16 +45,69 @@ pub(super) struct Asked<'a, 'h, S> {
     pub(super) matched: &'a Matched<'a>,
     pub(super) manner: Manner,
     pub(super) around: &'a S,
+    /// The service is only the one whose sessions are offered: the request itself is for something
+    /// that is not sold by session.
+    pub(super) is_elsewhere: bool,
+}
+
+/// Credentials that have been taken out of a request.
+pub(super) struct Taken {
+    pub(super) presented: Presented,
+    /// They were all that its field held.
+    pub(super) is_all_ours: bool,
+}
+
+impl Taken {
+    pub(super) fn out_of<'h>(head: &Head<'h>, edits: &mut Vec<Edit<'h>>) -> Self {
+        let before = edits.len();
+        let presented = clean::take_credentials(head, true, edits);
+        Self {
+            presented,
+            is_all_ours: matches!(edits.get(before..), Some([Edit::Remove(_)])),
+        }
+    }
+}
+
+/// No challenge is the answer to it.
+pub(super) const fn is_hopeless(refusal: scheme::Refusal) -> bool {
+    refusal.status() == 400
 }
 
 impl<'h, S: Surroundings> Asked<'_, 'h, S> {
-    pub(super) fn priced(&self, state: &mut State, mut edits: Vec<Edit<'h>>) -> Decision<'h> {
-        let now_ms = self.around.now_ms();
+    /// Nothing can be verified now: what becomes of the request.
+    pub(super) fn cannot_verify(&self, state: &mut State, now_ms: u64) -> Option<Decision<'h>> {
         if state.keys.is_absent() {
-            return self.hold_for_keys(state, now_ms);
+            return Some(self.hold_for_keys(state, now_ms));
         }
-        if state.keys.age_ms(now_ms) > millis(self.config.revocation_max_age) {
-            return self.unavailable(state, RETRY_AFTER_SECONDS);
+        (!self.has_fresh_keys(state, now_ms)).then(|| self.unavailable(state, RETRY_AFTER_SECONDS))
+    }
+
+    pub(super) fn has_fresh_keys(&self, state: &State, now_ms: u64) -> bool {
+        let most_ms = millis(self.config.revocation_max_age);
+        !state.keys.is_absent() && state.keys.age_ms(now_ms) <= most_ms
+    }
+
+    pub(super) fn may_lack_a_key(&self, state: &State, now_ms: u64) -> bool {
+        state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now {
+            ms: self.around.now_ms(),
+            steady_ms: self.around.steady_ms(),
+        }
+    }
+
+    /// `taken` is what has been taken out of the request already.
+    pub(super) fn priced(
+        &self,
+        state: &mut State,
+        mut edits: Vec<Edit<'h>>,
+        taken: Option<Taken>,
+    ) -> Decision<'h> {
+        let now_ms = self.around.now_ms();
+        if let Some(decision) = self.cannot_verify(state, now_ms) {
+            return decision;
         }
         let text = self.only_credential();
         if let Some((name, text)) = text
@@ -67,22 +120,27 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             edits.push(Edit::Remove(name));
             return self.admit(state, edits, admitted);
         }
-        let before = edits.len();
-        let mut presented = clean::take_credentials(self.head, true, &mut edits);
+        let Taken {
+            mut presented,
+            is_all_ours,
+        } = taken.unwrap_or_else(|| Taken::out_of(self.head, &mut edits));
         let payment = presented.payment.take();
-        let sells_charge = state.terms(self.config, self.matched.index).is_some();
-        if sells_charge && matches!(payment, Some(Err(CredentialError::Several))) {
+        let index = self.matched.index;
+        let sells_payment = state.terms(self.config, index).is_some()
+            || state.session_terms(self.config, index).is_some();
+        if sells_payment && matches!(payment, Some(Err(CredentialError::Several))) {
             return self.bad_credential(state, CredentialError::Several.into());
         }
         match self.verify(state, &mut presented, now_ms) {
             Err(Refused::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
             Err(Refused::Because(refused)) => match payment {
-                Some(payment) if sells_charge => self.charge(state, edits, &payment, now_ms),
+                Some(payment) if sells_payment => {
+                    self.paid(state, edits, (&payment, is_all_ours), now_ms)
+                }
                 Some(_) => self.refuse(state, refused.or(Some(Why::SCHEME_NOT_SOLD)), now_ms),
                 None => self.refuse(state, refused, now_ms),
             },
             Ok(admitted) => {
-                let is_all_ours = matches!(edits.get(before..), Some([Edit::Remove(_)]));
                 if let Some((_, text)) = text.filter(|_| is_all_ours) {
                     state.verdicts.insert(&self.key(text), admitted.clone());
                 }
@@ -92,19 +150,15 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         }
     }
 
-    /// A credential of the Payment scheme, to a service that sells by it: if all is well it is
-    /// claimed, as the last thing that could refuse it.
-    fn charge(
+    /// A credential of the Payment scheme, to a service that sells by it.
+    fn paid(
         &self,
         state: &mut State,
         edits: Vec<Edit<'h>>,
-        presented: &PaymentCredential,
+        (presented, is_all_ours): (&PaymentCredential, bool),
         now_ms: u64,
     ) -> Decision<'h> {
-        let index = self.matched.index;
-        let (Some(payment), Some(Some(keys))) =
-            (&self.config.payment, state.charge_keys.get(index))
-        else {
+        let Some(payment) = &self.config.payment else {
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         };
         if !payment::is_private(payment, self.head) {
@@ -113,18 +167,46 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
                 self.note(state, Outcome::Insecure),
             ));
         }
-        let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
-        let judged = payment::judge(presented, payment, keys, may_lack_a_key, seconds(now_ms));
-        let charge = match judged {
-            Ok(charge) => charge,
-            Err(Unpaid::KeyUnknownToUs) => return self.unavailable(state, RETRY_AFTER_SECONDS),
-            Err(Unpaid::Refused(refusal)) if refusal.status() == 400 => {
-                return self.bad_credential(state, refusal);
-            }
-            Err(Unpaid::Refused(refusal)) => {
-                return self.refuse(state, Some(refusal.into()), now_ms);
-            }
+        let credential = match presented {
+            Ok(presented) => presented.credential(),
+            Err(error) => Err(*error),
         };
+        let keys = payment::Keys {
+            charge: state
+                .charge_keys
+                .get(self.matched.index)
+                .and_then(Option::as_ref),
+            session: state.sessions.keys.as_ref(),
+        };
+        let may_lack_a_key = self.may_lack_a_key(state, now_ms);
+        let judged = match &credential {
+            Ok(credential) => {
+                payment::judge(credential, payment, keys, may_lack_a_key, seconds(now_ms))
+            }
+            Err(error) => Err(Unpaid::Refused((*error).into())),
+        };
+        match judged {
+            Ok(Judged::Charge(charge)) => self.charge(state, edits, charge, now_ms),
+            Ok(Judged::Session(call, was_late)) => {
+                self.session(state, edits, (call, was_late), is_all_ours)
+            }
+            Err(Unpaid::KeyUnknownToUs) => self.unavailable(state, RETRY_AFTER_SECONDS),
+            Err(Unpaid::Refused(refusal)) if is_hopeless(refusal) => {
+                self.bad_credential(state, refusal)
+            }
+            Err(Unpaid::Refused(refusal)) => self.refuse(state, Some(refusal.into()), now_ms),
+        }
+    }
+
+    /// A charge that is paid: it is claimed, as the last thing that could refuse it.
+    fn charge(
+        &self,
+        state: &mut State,
+        edits: Vec<Edit<'h>>,
+        charge: Charge,
+        now_ms: u64,
+    ) -> Decision<'h> {
+        let index = self.matched.index;
         if state.is_full(self.config) || state.claims.is_full() {
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
@@ -133,10 +215,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             service: index,
             manner: self.manner,
             client: self.client(),
-            wanted: match self.matched.access {
-                Access::NoInvoice => Wanted::NOTHING,
-                Access::Free | Access::Priced => self.wanted(state),
-            },
+            wanted: self.wanted_after_refusal(state),
             charge,
         };
         if state.claim(self.config, claiming, now_ms) {
@@ -147,27 +226,36 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
     }
 
     /// The schemes by which this request can be sold to.
-    fn wanted(&self, state: &State) -> Wanted {
-        let service = self.config.policy.services().get(self.matched.index);
-        let l402 = service.is_some_and(Service::sells_l402);
-        let sells_charge = state.terms(self.config, self.matched.index).is_some();
-        let charge = match &self.config.payment {
-            Some(payment) if sells_charge => {
-                payment::is_private(payment, self.head)
-                    && (!l402 || payment::accepts_charge(self.head))
-            }
-            _ => false,
-        };
-        Wanted { l402, charge }
+    pub(super) fn wanted(&self, state: &State) -> Wanted {
+        let index = self.matched.index;
+        let service = self.config.policy.services().get(index);
+        let l402 = !self.is_elsewhere && service.is_some_and(Service::sells_l402);
+        let is_private = |payment| payment::is_private(payment, self.head);
+        if !self.config.payment.as_ref().is_some_and(is_private) {
+            return Wanted {
+                l402,
+                ..Wanted::NOTHING
+            };
+        }
+        let sold = (
+            !self.is_elsewhere && state.terms(self.config, index).is_some(),
+            state.session_terms(self.config, index).is_some(),
+        );
+        let (charge, session) = payment::accepted(self.head, sold, l402);
+        Wanted {
+            l402,
+            charge,
+            session,
+        }
     }
 
-    fn bad_credential(&self, state: &State, refusal: protocol::payment::Refusal) -> Decision<'h> {
+    pub(super) fn bad_credential(&self, state: &State, refusal: scheme::Refusal) -> Decision<'h> {
         let note = self.note(state, Outcome::Refused);
         Decision::reply(Reply::bad_credential(refusal, self.manner, note))
     }
 
     /// The field that holds a credential, if there is only one that could.
-    fn only_credential(&self) -> Option<(&'static [u8], &'h [u8])> {
+    pub(super) fn only_credential(&self) -> Option<(&'static [u8], &'h [u8])> {
         if self.head.has_payment_authorization {
             return None;
         }
@@ -186,7 +274,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         }
     }
 
-    fn key<'k>(&'k self, text: &'k [u8]) -> Key<'k> {
+    pub(super) fn key<'k>(&'k self, text: &'k [u8]) -> Key<'k> {
         Key {
             credential: text,
             service: self.matched.index,
@@ -233,7 +321,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         };
         let mut refused = presented.malformed.map(Refusal::Credential);
         let mut is_key_unknown = false;
-        let may_lack_a_key = state.keys.age_ms(now_ms) > KEYS_COMPLETE_MS;
+        let may_lack_a_key = self.may_lack_a_key(state, now_ms);
         for credential in &presented.credentials {
             let was_denied = Cell::new(false);
             let is_denied = |hash: &[u8; 32]| {
@@ -274,12 +362,17 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
     }
 
     /// No good credential: an offer, where one may be made.
-    fn refuse(&self, state: &mut State, refused: Option<Why>, now_ms: u64) -> Decision<'h> {
+    pub(super) fn refuse(
+        &self,
+        state: &mut State,
+        refused: Option<Why>,
+        now_ms: u64,
+    ) -> Decision<'h> {
         let outcome = outcome_of(refused.is_some());
         if self.matched.access == Access::NoInvoice {
             let note = self.note(state, outcome);
-            let reason = refused.map(|why| why.reason);
-            return Decision::reply(Reply::unauthorized(reason, self.manner, note));
+            let reply = Reply::unauthorized(refused.as_ref(), self.manner, note);
+            return Decision::reply(reply);
         }
         let wanted = self.wanted(state);
         if wanted == Wanted::NOTHING {
@@ -291,6 +384,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             refused,
             client: self.client(),
             wanted,
+            deposit: None,
         };
         let stream = (self.stream, now_ms);
         match state.offer(self.config, stream, self.matched.index, unoffered, now_ms) {
@@ -314,16 +408,16 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         Decision::Hold
     }
 
-    fn unavailable(&self, state: &State, retry_after: u64) -> Decision<'h> {
+    pub(super) fn unavailable(&self, state: &State, retry_after: u64) -> Decision<'h> {
         let note = self.note(state, Outcome::Unavailable);
         Decision::reply(Reply::unavailable(retry_after, self.manner, note))
     }
 
-    fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         Client::new(self.around.client(), &self.config.client_limits)
     }
 
-    fn note(&self, state: &State, outcome: Outcome) -> Note {
+    pub(super) fn note(&self, state: &State, outcome: Outcome) -> Note {
         Note {
             service: state.tag(self.matched.index),
             ..Note::of(outcome)

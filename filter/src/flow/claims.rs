@@ -19,7 +19,9 @@ use super::limits::Client;
 use super::reply::{Manner, Why};
 use super::sidecar::{Answer, CallKind, LONGEST_RETRY_SECONDS};
 use super::waiting::{Turn, Unoffered, Waiter, Wanted};
-use super::{Gate, Note, RETRY_AFTER_SECONDS, ServiceTag, State, millis, patience_ms, payment};
+use super::{
+    Admission, Gate, Note, RETRY_AFTER_SECONDS, ServiceTag, State, millis, patience_ms, payment,
+};
 use crate::outcome::CallResult;
 use protocol::json::Json;
 
@@ -268,12 +270,9 @@ impl Gate {
                     refused: Some(Why::CONSUMED),
                     client,
                     wanted,
+                    deposit: None,
                 };
-                if wanted == Wanted::NOTHING {
-                    Some(Turn::Unauthorized { service, unoffered })
-                } else {
-                    state.offer(&self.config, place, service, unoffered, now_ms)
-                }
+                state.refuse_held(&self.config, place, service, unoffered, now_ms)
             }
             (verdict, _) => {
                 if verdict != Verdict::NotNow {
@@ -316,18 +315,28 @@ impl Gate {
     /// The stream was not forwarded, although the gate had said so.
     pub fn not_forwarded(&mut self, stream: u32, note: &Note) {
         let _ = self.receipt_for(stream);
-        if let Some(super::Admission::Charge(claimed)) = &note.admitted {
-            self.state.claims.abandon(claimed.attempt.clone());
+        match &note.admitted {
+            Some(Admission::Charge(claimed)) => {
+                self.state.claims.abandon(claimed.attempt.clone());
+            }
+            Some(Admission::Session(spent)) => self.give_back(spent),
+            Some(Admission::Token(_)) | None => {}
         }
     }
 
     /// The stream has been answered otherwise while it was held.
     pub fn let_go(&mut self, stream: u32) {
-        if payment::IS_BUILT_IN
-            && let Some(waiter) = self.state.waiting.claimant_on(stream)
-        {
-            self.state.claims.abandon(waiter.what.attempt);
+        if !payment::IS_BUILT_IN {
+            return;
         }
+        let state = &mut self.state;
+        if let Some(waiter) = state.waiting.claimant_on(stream) {
+            state.claims.abandon(waiter.what.attempt);
+        }
+        if let Some(waiter) = state.waiting.take_errand(|one| one.stream == stream) {
+            state.forget_errand(*waiter.what);
+        }
+        state.let_asker_go(stream);
     }
 }
 

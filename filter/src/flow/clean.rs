@@ -176,6 +176,16 @@ fn is_a_token(bytes: &[u8]) -> bool {
     Macaroon::parse(bytes).is_ok_and(|macaroon| Identifier::parse(macaroon.identifier()).is_ok())
 }
 
+/// A credential of the Payment scheme could be in the request.
+pub(super) fn may_hold_payment(head: &Head<'_>) -> bool {
+    head.has_payment_authorization
+        || head.authorization.is_some_and(|value| {
+            head.authorization_repeated
+                || has_payment_scheme(value.trim_ascii_start())
+                || value.contains(&b',')
+        })
+}
+
 fn has_l402_scheme(value: &[u8]) -> bool {
     value.get(..4).is_some_and(|scheme| {
         scheme.eq_ignore_ascii_case(b"L402") || scheme.eq_ignore_ascii_case(b"LSAT")

@@ -3,12 +3,15 @@
 use protocol::policy::{Access, InvalidStatus, PluginConfig, Unmatched, canonical};
 use protocol::time::UnixSeconds;
 
-use super::asked::Asked;
+use super::asked::{Asked, Taken};
 use super::clean;
-use super::place::{Place, Target};
+use super::place::{Matched, Place, Target};
 use super::reply::{Manner, Reply, Sale, Why};
+use super::session::first_seller;
 use super::waiting::{Turn, Unoffered};
-use super::{Admission, Decision, Note, RETRY_AFTER_SECONDS, ServiceTag, State, Surroundings};
+use super::{
+    Admission, Decision, Note, RETRY_AFTER_SECONDS, ServiceTag, State, Surroundings, payment,
+};
 use crate::head::Head;
 use crate::outcome::Outcome;
 use crate::path;
@@ -63,6 +66,58 @@ pub(super) fn request<'h>(
     if head.has_overrides {
         clean::remove_overrides(&head.pairs, &mut edits);
     }
+    let mut taken = None;
+    if payment::IS_BUILT_IN
+        && state.sessions.are_sold
+        && !is_preflight
+        && clean::may_hold_payment(head)
+    {
+        let sold_elsewhere;
+        let at_place = matched
+            .as_ref()
+            .filter(|matched| state.takes_sessions(config, matched));
+        let (seller, is_elsewhere) = match at_place {
+            Some(seller) => (seller, false),
+            None => {
+                let access = matched.as_ref().map(|matched| matched.access);
+                sold_elsewhere = Matched {
+                    index: first_seller(config).unwrap_or_default(),
+                    capability: None,
+                    access: match access {
+                        Some(Access::NoInvoice) => Access::NoInvoice,
+                        _ => Access::Priced,
+                    },
+                    cors_passthrough: false,
+                };
+                (&sold_elsewhere, true)
+            }
+        };
+        let asked = Asked {
+            config,
+            stream,
+            head,
+            matched: seller,
+            manner,
+            around,
+            is_elsewhere,
+        };
+        if !is_elsewhere && let Some(decision) = asked.seen_bearer(state, &mut edits) {
+            return decision;
+        }
+        let found = Taken::out_of(head, &mut edits);
+        if let Some(payment) = &found.presented.payment
+            && let Some(decision) = asked.for_realm(state, &mut edits, payment)
+        {
+            return decision;
+        }
+        taken = Some(found);
+    }
+    let is_taken = taken.is_some();
+    let drop_credentials = |edits: &mut Vec<_>| {
+        if !is_taken {
+            clean::drop_credentials(head, true, edits);
+        }
+    };
     let note = |outcome| Note {
         service: matched
             .as_ref()
@@ -74,7 +129,7 @@ pub(super) fn request<'h>(
     let may_pass = || !is_preflight || target.place(&config.policy, head.method).is_open();
     let Some(matched) = &matched else {
         if config.unmatched == Unmatched::Pass && may_pass() {
-            clean::drop_credentials(head, true, &mut edits);
+            drop_credentials(&mut edits);
             return Decision::Forward {
                 edits,
                 note: note(Outcome::Passed),
@@ -88,7 +143,7 @@ pub(super) fn request<'h>(
         });
     };
     if is_preflight && matched.cors_passthrough && may_pass() {
-        clean::drop_credentials(head, true, &mut edits);
+        drop_credentials(&mut edits);
         return Decision::Forward {
             edits,
             note: note(Outcome::Free),
@@ -99,7 +154,7 @@ pub(super) fn request<'h>(
         return Decision::reply(Reply::preflight(method, head.requested_headers, note));
     }
     if matched.access == Access::Free {
-        clean::drop_credentials(head, true, &mut edits);
+        drop_credentials(&mut edits);
         return Decision::Forward {
             edits,
             note: note(Outcome::Free),
@@ -112,17 +167,27 @@ pub(super) fn request<'h>(
         matched,
         manner,
         around,
+        is_elsewhere: false,
     };
-    asked.priced(state, edits)
+    asked.priced(state, edits, taken)
 }
 
 /// What becomes of a request that has been held, or would have been had the stock been empty.
 /// `None` if it is to be decided anew.
 pub(super) fn answer(
     config: &PluginConfig,
-    state: &State,
+    state: &mut State,
     turn: Turn,
 ) -> Option<Decision<'static>> {
+    if let Turn::Challenge {
+        service,
+        unoffered,
+        offers,
+    } = &turn
+    {
+        state.note_deposits(*service, unoffered, offers);
+    }
+    let state = &*state;
     let note = |service: Option<usize>, outcome| Note {
         service: service.and_then(|index| state.tag(index)),
         ..Note::of(outcome)
@@ -136,6 +201,15 @@ pub(super) fn answer(
                 ..note(Some(service), Outcome::Paid)
             },
         },
+        Turn::Spent(spent) => Decision::Forward {
+            edits: Vec::new(),
+            note: Note {
+                service: Some(spent.tag.clone()),
+                admitted: Some(Admission::Session(spent)),
+                ..Note::of(Outcome::Paid)
+            },
+        },
+        Turn::Reply(reply) => Decision::Reply(reply),
         Turn::Refuse {
             service,
             manner,
@@ -150,8 +224,8 @@ pub(super) fn answer(
         }
         Turn::Unauthorized { service, unoffered } => {
             let note = note(Some(service), Outcome::Unauthorized);
-            let reason = unoffered.refused.map(|why| why.reason);
-            Decision::reply(Reply::unauthorized(reason, unoffered.manner, note))
+            let refused = unoffered.refused.as_ref();
+            Decision::reply(Reply::unauthorized(refused, unoffered.manner, note))
         }
         Turn::Challenge {
             service,
@@ -162,14 +236,19 @@ pub(super) fn answer(
                 manner,
                 refused,
                 wanted,
+                deposit,
                 ..
             } = unoffered;
             let charge = offers
                 .iter()
                 .find_map(|offer| state.charge_line(config, service, offer));
+            let session = offers
+                .iter()
+                .chain(&deposit)
+                .find_map(|offer| state.session_line(config, service, offer));
             let outcome = outcome_of(refused.is_some());
             // No key may issue, and nothing else is sold.
-            if charge.is_none() && !wanted.l402 {
+            if charge.is_none() && session.is_none() && !wanted.l402 {
                 let note = note(Some(service), outcome);
                 let reply = Reply::unavailable(RETRY_AFTER_SECONDS, manner, note);
                 return Some(Decision::reply(reply));
@@ -186,13 +265,19 @@ pub(super) fn answer(
             };
             let note = note(Some(service), outcome);
             let lsat = config.lsat_line;
-            let reply = Reply::challenge(&sale, status.code(), lsat, charge, manner, note);
+            let lines = charge.into_iter().chain(session);
+            let reply = Reply::challenge(&sale, status.code(), lsat, lines, manner, note);
             Decision::reply(reply)
         }
     })
 }
 
 impl State {
+    /// What is asked for there can be paid by a session.
+    fn takes_sessions(&self, config: &PluginConfig, matched: &Matched<'_>) -> bool {
+        matched.access != Access::Free && self.session_terms(config, matched.index).is_some()
+    }
+
     pub(super) fn tag(&self, index: usize) -> Option<ServiceTag> {
         let name = self.names.get(index)?.clone();
         Some(ServiceTag { index, name })

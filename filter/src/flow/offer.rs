@@ -5,7 +5,7 @@ use protocol::policy::PluginConfig;
 use super::decide::seconds;
 use super::stock::{NoOffers, Offer, Scheme, Shelf};
 use super::waiting::{Turn, Unoffered, Waiter, Wanted};
-use super::{RETRY_AFTER_SECONDS, State, patience_ms};
+use super::{RETRY_AFTER_SECONDS, State, patience_ms, payment};
 
 /// The shelves of one service, by scheme.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +21,35 @@ impl Shelves {
 }
 
 impl State {
+    /// Who was held is refused: with offers, or without where none may be made. `None` if it waits
+    /// for offers.
+    pub(super) fn refuse_held(
+        &mut self,
+        config: &PluginConfig,
+        place: (u32, u64),
+        service: usize,
+        unoffered: Unoffered,
+        now_ms: u64,
+    ) -> Option<Turn> {
+        if unoffered.wanted == Wanted::NOTHING {
+            Some(Turn::Unauthorized { service, unoffered })
+        } else {
+            self.offer(config, place, service, unoffered, now_ms)
+        }
+    }
+
+    /// A client that has a session may be shown a deposit again.
+    fn find_deposit(&mut self, service: usize, unoffered: &mut Unoffered, now_ms: u64) {
+        if payment::IS_BUILT_IN
+            && unoffered.wanted.session
+            && let Some(prefix) = unoffered.client.prefix()
+            && let Some(offer) = self.sessions.deposits.again(prefix, service, now_ms)
+        {
+            unoffered.wanted.session = false;
+            unoffered.deposit = Some(offer);
+        }
+    }
+
     /// Offers for a request that arrived `since`, a refusal, or `None` if it waits for offers.
     pub(super) fn offer(
         &mut self,
@@ -30,12 +59,23 @@ impl State {
         unoffered: Unoffered,
         now_ms: u64,
     ) -> Option<Turn> {
+        let mut unoffered = unoffered;
+        self.find_deposit(service, &mut unoffered, now_ms);
         let Unoffered {
             manner,
             client,
             wanted,
             ..
         } = unoffered;
+        if wanted == Wanted::NOTHING {
+            // All that is shown was shown before, and costs nothing.
+            let offers = Vec::new();
+            return Some(Turn::Challenge {
+                service,
+                unoffered,
+                offers,
+            });
+        }
         let refuse = |status, retry_after_seconds| {
             Some(Turn::Refuse {
                 service: Some(service),

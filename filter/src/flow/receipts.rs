@@ -1,29 +1,36 @@
-//! Receipts for charges: put on the response of the request that was forwarded for one.
+//! Receipts for charges and sessions: put on the response of the request that was forwarded for one.
 //!
 //! Streams end without a word to us, so those whose response never came are looked for from ticks.
 
-use std::rc::Rc;
-
+use protocol::hash::PaymentHash;
 use protocol::payment::receipt::Receipt;
 
-use super::Gate;
-use super::claims::Claimed;
+use super::{Admission, Gate};
+
+/// What the response of a stream is awaited for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Awaited {
+    /// It is to have a receipt for this, if it is a success.
+    Paid(Admission),
+    /// It is a reply of the gate's, with a receipt already.
+    Reply,
+}
 
 /// Streams that await a receipt, in the order of their numbers.
 #[derive(Default)]
 pub(super) struct Receipts {
-    awaited: Vec<(u32, Rc<Claimed>)>,
+    awaited: Vec<(u32, Awaited)>,
     /// The next one to be looked for.
     next: usize,
 }
 
 impl Receipts {
-    pub(super) fn await_one(&mut self, stream: u32, claimed: Rc<Claimed>) {
+    pub(super) fn await_one(&mut self, stream: u32, awaited: Awaited) {
         let place = self.awaited.partition_point(|(known, _)| *known < stream);
-        self.awaited.insert(place, (stream, claimed));
+        self.awaited.insert(place, (stream, awaited));
     }
 
-    fn take(&mut self, stream: u32) -> Option<Rc<Claimed>> {
+    fn take(&mut self, stream: u32) -> Option<Awaited> {
         let place = self
             .awaited
             .binary_search_by_key(&stream, |(known, _)| *known)
@@ -34,7 +41,7 @@ impl Receipts {
 
 impl Gate {
     /// The response to a stream begins: what it is a receipt for, if for anything. Told once.
-    pub fn receipt_for(&mut self, stream: u32) -> Option<Rc<Claimed>> {
+    pub fn receipt_for(&mut self, stream: u32) -> Option<Awaited> {
         self.state.receipts.take(stream)
     }
 
@@ -56,17 +63,32 @@ impl Gate {
     }
 }
 
-impl Claimed {
-    /// The value of `payment-receipt`.
+impl Admission {
+    /// The value of `payment-receipt`; tokens have none.
     #[must_use]
-    pub fn receipt(&self) -> String {
-        Receipt::new(&self.charge.challenge_id, self.charge.payment_hash, self.at).to_header()
+    pub fn receipt(&self) -> Option<String> {
+        let receipt = match self {
+            Self::Token(_) => return None,
+            Self::Charge(claimed) => {
+                let charge = &claimed.charge;
+                Receipt::new(&charge.challenge_id, charge.payment_hash, claimed.at)
+            }
+            Self::Session(spent) => {
+                let session = PaymentHash(spent.account().0);
+                Receipt::new(&spent.bearer.challenge_id, session, spent.at)
+            }
+        };
+        Some(receipt.to_header())
     }
 
     /// A browser asked across origins: it must be told which header it may read.
     #[must_use]
-    pub const fn is_for_browser(&self) -> bool {
-        self.cors
+    pub fn is_for_browser(&self) -> bool {
+        match self {
+            Self::Token(_) => false,
+            Self::Charge(claimed) => claimed.cors,
+            Self::Session(spent) => spent.cors,
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Replies that the gate makes itself.
 
+use std::borrow::Cow;
+
 use protocol::http::problem;
 use protocol::l402;
 use protocol::payment;
 use protocol::payment::jcs::Object;
 use protocol::payment::problem::ProblemType;
+use protocol::payment::receipt::{self, Receipt};
 
 use super::Note;
 use super::stock::{Goods, Offer};
@@ -38,10 +41,10 @@ const PAYMENT_REQUIRED: &str = ProblemType::PaymentRequired.uri();
 const VERIFICATION_FAILED: &str = ProblemType::VerificationFailed.uri();
 
 /// Why a credential was refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Why {
-    /// Of a closed set, for people.
-    pub(super) reason: &'static str,
+    /// For people.
+    pub(super) reason: Cow<'static, str>,
     /// What the Payment scheme calls it, if the credential was of that scheme.
     pub(super) problem: Option<ProblemType>,
 }
@@ -49,20 +52,45 @@ pub(super) struct Why {
 impl Why {
     /// A credential of a scheme by which the service is not sold.
     pub(super) const SCHEME_NOT_SOLD: Self = Self {
-        reason: "not sold by this authentication scheme",
+        reason: Cow::Borrowed("not sold by this authentication scheme"),
         problem: None,
     };
     /// A charge that has been used already.
     pub(super) const CONSUMED: Self = Self {
-        reason: "challenge already used",
+        reason: Cow::Borrowed("challenge already used"),
         problem: Some(ProblemType::UnknownChallenge),
+    };
+    /// A session challenge of another service, or of long ago (X3).
+    pub(super) const PRICE_NOT_OFFERED: Self = Self {
+        reason: Cow::Borrowed("the challenge is for another price than this"),
+        problem: Some(ProblemType::UnknownChallenge),
+    };
+    /// What is left in a session is less than one unit.
+    pub(super) const INSUFFICIENT_BALANCE: Self = Self {
+        reason: Cow::Borrowed("the session cannot pay for this: top it up"),
+        problem: Some(ProblemType::InsufficientBalance),
+    };
+    /// Nothing more can be had of a session.
+    pub(super) const SESSION_CLOSED: Self = Self {
+        reason: Cow::Borrowed("the session is closed"),
+        problem: Some(ProblemType::SessionClosed),
+    };
+    /// Nobody has opened it.
+    pub(super) const SESSION_NOT_FOUND: Self = Self {
+        reason: Cow::Borrowed("there is no such session"),
+        problem: Some(ProblemType::SessionNotFound),
+    };
+    /// A refund could not go there.
+    pub(super) const INVALID_RETURN_INVOICE: Self = Self {
+        reason: Cow::Borrowed("refunds cannot be paid to this invoice"),
+        problem: Some(ProblemType::InvalidReturnInvoice),
     };
 }
 
 impl From<l402::Refusal> for Why {
     fn from(refusal: l402::Refusal) -> Self {
         Self {
-            reason: refusal.reason(),
+            reason: refusal.reason().into(),
             problem: None,
         }
     }
@@ -71,7 +99,7 @@ impl From<l402::Refusal> for Why {
 impl From<payment::Refusal> for Why {
     fn from(refusal: payment::Refusal) -> Self {
         Self {
-            reason: refusal.reason(),
+            reason: refusal.reason().into(),
             problem: refusal.problem_type(),
         }
     }
@@ -90,7 +118,16 @@ pub(super) struct Sale<'a> {
 fn token_of(offer: &Offer) -> Option<(&str, &str)> {
     match &offer.goods {
         Goods::Token(macaroon) => Some((&offer.invoice, macaroon)),
-        Goods::Charge { .. } => None,
+        Goods::Charge(_) | Goods::Deposit(_) => None,
+    }
+}
+
+/// Lets a browser's page see the reply and what it says.
+fn expose(headers: &mut Vec<(&'static str, String)>, manner: Manner) {
+    if manner.cors {
+        headers.push(("access-control-allow-origin", "*".to_owned()));
+        let names = "WWW-Authenticate, Retry-After, Payment-Receipt".to_owned();
+        headers.push(("access-control-expose-headers", names));
     }
 }
 
@@ -111,11 +148,7 @@ impl Reply {
         sale: Option<&Sale<'_>>,
     ) -> Self {
         let mut headers = vec![("cache-control", "no-store".to_owned())];
-        if manner.cors {
-            headers.push(("access-control-allow-origin", "*".to_owned()));
-            let names = "WWW-Authenticate, Retry-After, Payment-Receipt".to_owned();
-            headers.push(("access-control-expose-headers", names));
-        }
+        expose(&mut headers, manner);
         if manner.grpc {
             let body = detail.to_owned();
             return Self {
@@ -157,19 +190,20 @@ impl Reply {
     }
 
     /// 402 with offers, or `status` where the operator wants another for refused credentials.
-    /// `charge` is the line of the offer of a charge, if there is one.
+    /// `payment` are the lines of the offers by the Payment scheme.
     pub(super) fn challenge(
         sale: &Sale<'_>,
         status: u16,
         lsat_line: bool,
-        charge: Option<String>,
+        payment: impl IntoIterator<Item = String>,
         manner: Manner,
         note: Note,
     ) -> Self {
         const NAME: &str = "www-authenticate";
-        let named = sale.refused.and_then(|why| why.problem);
-        let detail = match sale.refused {
-            Some(why) => why.reason,
+        let refused = sale.refused.as_ref();
+        let named = refused.and_then(|why| why.problem);
+        let detail = match refused {
+            Some(why) => &*why.reason,
             None => "this resource is sold by the request",
         };
         let title = match named {
@@ -191,7 +225,8 @@ impl Reply {
             let line = l402::challenge::l402_line(macaroon, invoice);
             reply.headers.push((NAME, line));
         }
-        reply.headers.extend(charge.map(|line| (NAME, line)));
+        let payment = payment.into_iter().map(|line| (NAME, line));
+        reply.headers.extend(payment);
         reply
     }
 
@@ -203,7 +238,27 @@ impl Reply {
         };
         let why = Why::from(refusal);
         let title = why.problem.map_or("Bad Request", ProblemType::title);
-        Self::with_problem((title, 400, 3), why.reason, manner, note, why.problem, None)
+        let kind = (title, 400, 3);
+        Self::with_problem(kind, &why.reason, manner, note, why.problem, None)
+    }
+
+    /// 200 for what was done to a session (spec/payment-auth section 2.7), with its receipt.
+    pub(super) fn managed(receipt: &Receipt<'_>, body: String, manner: Manner, note: Note) -> Self {
+        let mut headers = vec![
+            ("cache-control", "private, no-store".to_owned()),
+            (receipt::HEADER, receipt.to_header()),
+        ];
+        expose(&mut headers, manner);
+        if !manner.grpc {
+            headers.push(("content-type", "application/json".to_owned()));
+        }
+        Self {
+            status: 200,
+            headers,
+            body,
+            grpc_status: manner.grpc.then_some(0),
+            note,
+        }
     }
 
     /// 403: what is sold by the Payment scheme alone, to a request without TLS.
@@ -222,8 +277,11 @@ impl Reply {
     }
 
     /// 401 without a challenge: where no invoice may be made.
-    pub(super) fn unauthorized(refused: Option<&'static str>, manner: Manner, note: Note) -> Self {
-        let detail = refused.unwrap_or("a paid credential is needed, and none is sold here");
+    pub(super) fn unauthorized(refused: Option<&Why>, manner: Manner, note: Note) -> Self {
+        let detail = refused.map_or(
+            "a paid credential is needed, and none is sold here",
+            |why| &*why.reason,
+        );
         let note = Note {
             outcome: Outcome::Unauthorized,
             ..note

@@ -1,21 +1,16 @@
 //! Calls to the sidecar: when, what, and what their answers mean.
 
+mod offers;
+
 use std::collections::VecDeque;
 
-use protocol::api::charge::CHARGE_OFFERS_PATH;
-use protocol::api::{self, ClientHint};
 use protocol::encoding::hex_encode;
-use protocol::payment::jcs::Object;
 use protocol::policy::PluginConfig;
 
 use super::bootstrap::{Keys, NOT_MADE, Poll, Polled};
-use super::stock::{NoOffers, Offer, Scheme, Shelf, Wares};
-use super::{Gate, Origin, RETRY_AFTER_SECONDS, State, claims, millis, payment};
+use super::{Gate, Now, Origin, claims, millis, payment};
 use crate::outcome::CallResult;
-use protocol::json::Json;
 
-/// Offers that all shelves of a gate may hold together, beyond what waiting requests need.
-const ALL_OFFERS: usize = 2_048;
 /// Longest `Retry-After` that is passed on.
 pub(super) const LONGEST_RETRY_SECONDS: u64 = 3_600;
 
@@ -41,6 +36,26 @@ pub enum CallKind {
         /// Of the batch.
         number: u64,
     },
+    /// What this VM has spent and wants to spend of accounts.
+    Leases {
+        /// Of the reports.
+        number: u64,
+    },
+    /// A session is to begin.
+    Open {
+        /// Of the call.
+        number: u64,
+    },
+    /// A deposit is to be added to one.
+    TopUp {
+        /// Of the call.
+        number: u64,
+    },
+    /// One is to end.
+    Close {
+        /// Of the call.
+        number: u64,
+    },
 }
 
 impl CallKind {
@@ -52,6 +67,10 @@ impl CallKind {
             Self::Offers { .. } => "offers",
             Self::Claim { .. } => "claim",
             Self::Abandon { .. } => "abandon",
+            Self::Leases { .. } => "leases",
+            Self::Open { .. } => "open",
+            Self::TopUp { .. } => "topup",
+            Self::Close { .. } => "close",
         }
     }
 }
@@ -167,51 +186,28 @@ impl Sidecar {
         }
     }
 
-    fn ask_for_offers(
-        &mut self,
-        config: &PluginConfig,
-        (shelf, count): (usize, u16),
-        wares: &Wares,
-        client: Option<&ClientHint>,
-    ) -> bool {
-        self.requests += 1;
-        let start = self.vm.get(..16).unwrap_or_default();
-        let request_id = [start, &hex_encode(&self.requests.to_be_bytes())].concat();
-        let mut body = Object::with_capacity(512);
-        body.text("vm", &self.vm)
-            .text("request_id", &request_id)
-            .number("count", count.into());
-        if let Some(client) = client {
-            body.object("client", |object| {
-                object
-                    .text("prefix", &client.prefix)
-                    .boolean("has_paid", client.has_paid);
-            });
-        }
-        let path = match wares {
-            Wares::Tokens(template) => {
-                body.object("template", |object| write_template(object, template));
-                api::OFFERS_PATH
-            }
-            Wares::Charges { service, amount } => {
-                body.text("service", service).number("amount", amount.get());
-                CHARGE_OFFERS_PATH
-            }
-        };
-        let kind = CallKind::Offers { shelf, count };
-        let target = ("POST", path.to_owned());
-        let body = body.finish().into_bytes();
-        self.call(config, kind, &config.sidecar.offers_cluster, target, body)
-    }
-
     /// `false` without a token.
     pub(super) fn call(
         &mut self,
         config: &PluginConfig,
         kind: CallKind,
         cluster: &str,
+        target: (&str, String),
+        body: Vec<u8>,
+    ) -> bool {
+        let timeout_ms = millis(config.sidecar.timeout);
+        self.call_within(config, kind, cluster, target, body, timeout_ms)
+    }
+
+    /// The same with a timeout of its own.
+    pub(super) fn call_within(
+        &mut self,
+        config: &PluginConfig,
+        kind: CallKind,
+        cluster: &str,
         (method, path): (&str, String),
         body: Vec<u8>,
+        timeout_ms: u64,
     ) -> bool {
         let Some(authorization) = &self.authorization else {
             return false;
@@ -231,66 +227,9 @@ impl Sidecar {
             cluster: cluster.to_owned(),
             headers,
             body,
-            timeout_ms: u32::try_from(config.sidecar.timeout.as_millis()).unwrap_or(u32::MAX),
+            timeout_ms: u32::try_from(timeout_ms).unwrap_or(u32::MAX),
         });
         true
-    }
-}
-
-fn write_template(object: &mut Object, template: &api::OfferTemplate) {
-    object
-        .text("service", &template.service)
-        .number("tier", template.tier.into())
-        .number("price_msat", template.price_msat.get());
-    if let Some(seconds) = template.lifetime_seconds {
-        object.number("lifetime_seconds", seconds);
-    }
-    object
-        .texts("capabilities", &template.capabilities)
-        .pairs("constraints", &template.constraints);
-}
-
-impl State {
-    pub(super) fn restock_all(&mut self, config: &PluginConfig, now_ms: u64) {
-        for index in 0..self.shelves.len() {
-            self.restock(config, index, now_ms);
-        }
-    }
-
-    /// Asks for what a shelf lacks.
-    pub(super) fn restock(&mut self, config: &PluginConfig, index: usize, now_ms: u64) {
-        let Some(shelf) = self.shelves.get_mut(index) else {
-            return;
-        };
-        let service = shelf.service;
-        let waiting = self.waiting.count_for(service, shelf.wares.scheme());
-        if !shelf.may_want(now_ms, waiting) {
-            return;
-        }
-        let held: usize = self.shelves.iter().map(Shelf::len).sum();
-        let mut room = ALL_OFFERS.saturating_sub(held);
-        let client = self.waiting.only_client(service).map(|prefix| ClientHint {
-            prefix: prefix.to_string(),
-            has_paid: self.clients.is_known_to_have_paid(prefix),
-        });
-        if client.is_some() {
-            // On behalf of one client only what it waits for; the stock is filled by itself.
-            room = 0;
-        }
-        let Some(shelf) = self.shelves.get_mut(index) else {
-            return;
-        };
-        while let Some(count) = shelf.wanted(now_ms, waiting, room) {
-            let what = (index, count);
-            if !self
-                .sidecar
-                .ask_for_offers(config, what, &shelf.wares, client.as_ref())
-            {
-                return;
-            }
-            shelf.call_begun(count);
-            room = room.saturating_sub(usize::from(count));
-        }
     }
 }
 
@@ -306,15 +245,17 @@ impl Gate {
     }
 
     /// A call has been answered, or could not be made. Held requests may now be due.
-    pub fn answered(&mut self, kind: CallKind, answer: &Answer<'_>, now_ms: u64) -> CallResult {
+    pub fn answered(&mut self, kind: CallKind, answer: &Answer<'_>, now: Now) -> CallResult {
         match kind {
-            CallKind::Bootstrap => self.bootstrapped(answer, now_ms),
-            CallKind::Offers { shelf, count } => self.offered(shelf, count, answer, now_ms),
-            CallKind::Claim { .. } | CallKind::Abandon { .. } if !payment::IS_BUILT_IN => {
-                CallResult::Failed
-            }
-            CallKind::Claim { number } => self.claimed(number, answer, now_ms),
+            CallKind::Bootstrap => self.bootstrapped(answer, now.ms),
+            CallKind::Offers { shelf, count } => self.offered(shelf, count, answer, now.ms),
+            _ if !payment::IS_BUILT_IN => CallResult::Failed,
+            CallKind::Claim { number } => self.claimed(number, answer, now.ms),
             CallKind::Abandon { number } => self.heard_abandoned(number, answer),
+            CallKind::Leases { number } => self.reported(number, answer, now),
+            CallKind::Open { number } | CallKind::TopUp { number } | CallKind::Close { number } => {
+                self.ran_errand(number, answer, now)
+            }
         }
     }
 
@@ -340,7 +281,7 @@ impl Gate {
         let before = state.keys.generation;
         let polled = state.sidecar.poll.answered(now_ms, &mut state.keys, told);
         if state.keys.generation != before {
-            state.charge_keys = payment::charge_keys(&self.config, &state.keys);
+            state.derive_keys(&self.config);
         }
         let notices = &mut state.sidecar.notices;
         match polled {
@@ -360,102 +301,5 @@ impl Gate {
             }
             Polled::SameFault => CallResult::Failed,
         }
-    }
-
-    fn offered(
-        &mut self,
-        index: usize,
-        count: u16,
-        answer: &Answer<'_>,
-        now_ms: u64,
-    ) -> CallResult {
-        let state = &mut self.state;
-        let Some(shelf) = state.shelves.get_mut(index) else {
-            return CallResult::Failed;
-        };
-        let (service, scheme) = (shelf.service, shelf.wares.scheme());
-        let result = match offers_in(answer, scheme) {
-            Ok(offers) => {
-                shelf.arrived(count, offers);
-                if std::mem::take(&mut state.sidecar.says_no_offers) {
-                    let notice = "the sidecar makes offers again".to_owned();
-                    state.sidecar.notices.push_back(Notice::Info(notice));
-                }
-                CallResult::Ok
-            }
-            Err(no_offers) => {
-                shelf.failed(count, now_ms, no_offers);
-                if !std::mem::replace(&mut state.sidecar.says_no_offers, true) {
-                    let status = answer.status;
-                    let notice = format!("no offers from the sidecar: status {status}");
-                    state.sidecar.notices.push_back(Notice::Error(notice));
-                }
-                let NoOffers {
-                    status,
-                    retry_after_seconds,
-                } = no_offers;
-                let count = usize::from(count);
-                let State {
-                    waiting, clients, ..
-                } = &mut *state;
-                let what = (service, scheme);
-                waiting.offers_refused(what, count, status, retry_after_seconds, |client| {
-                    clients.give_back(client, now_ms);
-                });
-                if answer.is_marked {
-                    CallResult::Refused
-                } else {
-                    CallResult::Failed
-                }
-            }
-        };
-        state.hand_out(service, now_ms);
-        state.restock_service(&self.config, service, now_ms);
-        result
-    }
-}
-
-/// The offers, or what a client is told instead.
-fn offers_in(answer: &Answer<'_>, scheme: Scheme) -> Result<Vec<Offer>, NoOffers> {
-    let retry_after_seconds = answer
-        .retry_after
-        .unwrap_or(RETRY_AFTER_SECONDS)
-        .clamp(1, LONGEST_RETRY_SECONDS);
-    let no_offers = |status| NoOffers {
-        status,
-        retry_after_seconds,
-    };
-    match answer {
-        Answer {
-            is_marked: true,
-            status: 200,
-            body,
-            ..
-        } => {
-            let json = Json::parse(body);
-            let offers = json
-                .as_ref()
-                .and_then(|json| json.list("offers"))
-                .unwrap_or_default();
-            let offers: Option<Vec<_>> = offers
-                .iter()
-                .map(|offer| Offer::read(offer, scheme))
-                .collect();
-            offers
-                .filter(|offers| !offers.is_empty())
-                .ok_or(no_offers(503))
-        }
-        Answer {
-            is_marked: true,
-            status: 429,
-            ..
-        } => Err(no_offers(429)),
-        Answer {
-            is_marked: true, ..
-        } => Err(no_offers(503)),
-        Answer { .. } => Err(NoOffers {
-            status: 503,
-            retry_after_seconds: RETRY_AFTER_SECONDS,
-        }),
     }
 }

@@ -41,11 +41,17 @@ pub(super) enum Goods {
     /// This macaroon.
     Token(String),
     /// One response. The challenge is made when the offer is shown.
-    Charge {
-        payment_hash: PaymentHash,
-        network: Network,
-        expires: UnixSeconds,
-    },
+    Charge(Invoiced),
+    /// A session, or more for one. The same of the challenge.
+    Deposit(Invoiced),
+}
+
+/// What a challenge says of its invoice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Invoiced {
+    pub(super) payment_hash: PaymentHash,
+    pub(super) network: Network,
+    pub(super) expires: UnixSeconds,
 }
 
 impl Offer {
@@ -59,18 +65,34 @@ impl Offer {
         let invoice = text("invoice", protocol::api::Offer::MAX_INVOICE_LEN)?;
         let goods = match of {
             Scheme::L402 => Goods::Token(text("macaroon", MAX_MACAROON)?),
-            Scheme::Charge if !super::payment::IS_BUILT_IN => return None,
-            Scheme::Charge => Goods::Charge {
-                payment_hash: json.text("payment_hash")?.parse().ok()?,
-                network: Network::of_invoice(&invoice)?,
-                expires: UnixSeconds(json.number("expires")?),
-            },
+            Scheme::Charge | Scheme::Session if !super::payment::IS_BUILT_IN => return None,
+            Scheme::Charge | Scheme::Session => {
+                let invoiced = Invoiced {
+                    payment_hash: json.text("payment_hash")?.parse().ok()?,
+                    network: Network::of_invoice(&invoice)?,
+                    expires: UnixSeconds(json.number("expires")?),
+                };
+                match of {
+                    Scheme::Session => Goods::Deposit(invoiced),
+                    _ => Goods::Charge(invoiced),
+                }
+            }
         };
         Some(Self {
             invoice,
             goods,
             show_until: json.number("show_until")?,
         })
+    }
+}
+
+impl Offer {
+    /// It can still be paid at that time. Tokens do not say.
+    pub(super) fn is_payable_until(&self, end: UnixSeconds) -> bool {
+        match &self.goods {
+            Goods::Token(_) => false,
+            Goods::Charge(invoiced) | Goods::Deposit(invoiced) => end <= invoiced.expires,
+        }
     }
 }
 
@@ -100,7 +122,8 @@ impl Goods {
     pub(super) const fn scheme(&self) -> Scheme {
         match self {
             Self::Token(_) => Scheme::L402,
-            Self::Charge { .. } => Scheme::Charge,
+            Self::Charge(_) => Scheme::Charge,
+            Self::Deposit(_) => Scheme::Session,
         }
     }
 }
@@ -110,11 +133,12 @@ impl Goods {
 pub(super) enum Scheme {
     L402,
     Charge,
+    Session,
 }
 
 impl Scheme {
     /// In the order of challenges in a 402.
-    pub(super) const ALL: [Self; 2] = [Self::L402, Self::Charge];
+    pub(super) const ALL: [Self; 3] = [Self::L402, Self::Charge, Self::Session];
 }
 
 /// What the sidecar is asked for.
@@ -122,6 +146,7 @@ impl Scheme {
 pub(super) enum Wares {
     Tokens(OfferTemplate),
     Charges { service: String, amount: Sat },
+    Deposits { service: String, deposit: Sat },
 }
 
 impl Wares {
@@ -129,6 +154,7 @@ impl Wares {
         match self {
             Self::Tokens(_) => Scheme::L402,
             Self::Charges { .. } => Scheme::Charge,
+            Self::Deposits { .. } => Scheme::Session,
         }
     }
 }

@@ -8,4 +8,6 @@ mod offers;
 mod places;
 mod properties;
 mod readings;
+#[cfg(feature = "payment")]
+mod sessions;
 mod sidecar;

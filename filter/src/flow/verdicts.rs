@@ -5,14 +5,7 @@
 //! are the caller's to look at on each hit. Sets of four: a look-up is bounded whatever the
 //! credentials, so that the hash need not resist someone who crafts collisions.
 
-use std::rc::Rc;
-
-use super::Admitted;
-
 const WAYS: usize = 4;
-const SETS: usize = 512;
-/// Longer credentials are verified each time. With [`SETS`] and [`WAYS`] this bounds the memory.
-const MAX_CREDENTIAL: usize = 1_024;
 
 /// What an acceptance depends on besides keys, expiry and deny list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,14 +18,23 @@ pub(super) struct Key<'a> {
     pub(super) capability: Option<&'a str>,
 }
 
-struct Entry {
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Sets of [`WAYS`] credentials.
+    pub(super) sets: usize,
+    /// Longer credentials are verified each time.
+    pub(super) longest: usize,
+}
+
+struct Entry<T> {
     credential: Box<[u8]>,
     service: usize,
     capability: Option<Box<str>>,
-    admitted: Rc<Admitted>,
+    accepted: T,
 }
 
-impl Entry {
+impl<T> Entry<T> {
     fn matches(&self, key: &Key<'_>) -> bool {
         self.service == key.service
             && *self.credential == *key.credential
@@ -41,15 +43,24 @@ impl Entry {
 }
 
 /// The bounded map. Starts empty and grows to its bound.
-#[derive(Default)]
-pub(super) struct Verdicts {
-    sets: Vec<[Option<Box<Entry>>; WAYS]>,
+pub(super) struct Verdicts<T> {
+    bounds: Bounds,
+    sets: Vec<[Option<Box<Entry<T>>>; WAYS]>,
     /// Which way of a full set is given up next.
     victim: usize,
     key_generation: u64,
 }
 
-impl Verdicts {
+impl<T> Verdicts<T> {
+    pub(super) const fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            sets: Vec::new(),
+            victim: 0,
+            key_generation: 0,
+        }
+    }
+
     /// Forgets everything if the keys are not those under which it was learnt.
     pub(super) fn enter_generation(&mut self, key_generation: u64) {
         if self.key_generation != key_generation {
@@ -58,22 +69,23 @@ impl Verdicts {
         }
     }
 
-    pub(super) fn find(&self, key: &Key<'_>) -> Option<&Rc<Admitted>> {
-        let set = self.sets.get(set_of(key))?;
+    pub(super) fn find(&self, key: &Key<'_>) -> Option<&T> {
+        let set = self.sets.get(self.set_of(key))?;
         set.iter()
             .flatten()
             .find(|entry| entry.matches(key))
-            .map(|entry| &entry.admitted)
+            .map(|entry| &entry.accepted)
     }
 
-    pub(super) fn insert(&mut self, key: &Key<'_>, admitted: Rc<Admitted>) {
-        if key.credential.len() > MAX_CREDENTIAL {
+    pub(super) fn insert(&mut self, key: &Key<'_>, accepted: T) {
+        if key.credential.len() > self.bounds.longest {
             return;
         }
         if self.sets.is_empty() {
-            self.sets.resize_with(SETS, Default::default);
+            self.sets.resize_with(self.bounds.sets, Default::default);
         }
-        let Some(set) = self.sets.get_mut(set_of(key)) else {
+        let place = self.set_of(key);
+        let Some(set) = self.sets.get_mut(place) else {
             return;
         };
         self.victim = (self.victim + 1) % WAYS;
@@ -86,14 +98,15 @@ impl Verdicts {
                 credential: key.credential.into(),
                 service: key.service,
                 capability: key.capability.map(Into::into),
-                admitted,
+                accepted,
             }));
         }
     }
 
     /// Forgets one acceptance that is one no longer.
     pub(super) fn remove(&mut self, key: &Key<'_>) {
-        if let Some(set) = self.sets.get_mut(set_of(key)) {
+        let place = self.set_of(key);
+        if let Some(set) = self.sets.get_mut(place) {
             for way in set {
                 if way.as_ref().is_some_and(|entry| entry.matches(key)) {
                     *way = None;
@@ -108,8 +121,14 @@ impl Verdicts {
     }
 }
 
+impl<T> Verdicts<T> {
+    fn set_of(&self, key: &Key<'_>) -> usize {
+        usize::try_from(hash_of(key) >> 40).unwrap_or_default() % self.bounds.sets.max(1)
+    }
+}
+
 /// Eight bytes at a time; the end of a credential (signature and preimage) varies most.
-fn set_of(key: &Key<'_>) -> usize {
+fn hash_of(key: &Key<'_>) -> u64 {
     const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
     let (words, rest) = key.credential.as_chunks::<8>();
     let mut hash = key.service as u64;
@@ -119,12 +138,17 @@ fn set_of(key: &Key<'_>) -> usize {
     for byte in rest {
         hash = (hash.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(PRIME);
     }
-    usize::try_from(hash >> 40).unwrap_or_default() % SETS
+    hash
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        sets: 512,
+        longest: 1_024,
+    };
 
     fn key(credential: &[u8]) -> Key<'_> {
         Key {
@@ -136,14 +160,14 @@ mod tests {
 
     #[test]
     fn every_part_of_the_key_counts() {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Verdicts::new(BOUNDS);
         verdicts.enter_generation(1);
         let known = Key {
             credential: b"abc",
             service: 1,
             capability: Some("read"),
         };
-        verdicts.insert(&known, Rc::new(Admitted::for_tests()));
+        verdicts.insert(&known, ());
         assert!(verdicts.find(&known).is_some());
         for other in [
             Key {
@@ -171,22 +195,22 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_whatever_comes() {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Verdicts::new(BOUNDS);
         for number in 0..20_000_u32 {
-            verdicts.insert(&key(&number.to_le_bytes()), Rc::new(Admitted::for_tests()));
+            verdicts.insert(&key(&number.to_le_bytes()), ());
         }
-        assert!(verdicts.len() <= SETS * WAYS);
-        let long = vec![b'a'; MAX_CREDENTIAL + 1];
-        verdicts.insert(&key(&long), Rc::new(Admitted::for_tests()));
+        assert!(verdicts.len() <= BOUNDS.sets * WAYS);
+        let long = vec![b'a'; BOUNDS.longest + 1];
+        verdicts.insert(&key(&long), ());
         assert!(verdicts.find(&key(&long)).is_none());
     }
 
     #[test]
     fn a_new_acceptance_is_found_at_once_and_gone_when_removed() {
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = Verdicts::new(BOUNDS);
         for number in 0..10_000_u32 {
             let bytes = number.to_le_bytes();
-            verdicts.insert(&key(&bytes), Rc::new(Admitted::for_tests()));
+            verdicts.insert(&key(&bytes), ());
             assert!(verdicts.find(&key(&bytes)).is_some());
         }
         let last = 9_999_u32.to_le_bytes();

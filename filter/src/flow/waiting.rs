@@ -1,4 +1,4 @@
-//! Requests that are held: for the first bootstrap, for an offer, or for a claim.
+//! Requests that are held: for the first bootstrap, for an offer, for a claim, or for a session.
 //!
 //! A stream that has gone is noticed only when its turn comes, so the number of held requests is
 //! bounded and each has a deadline. Turns are taken from root callbacks, a bounded number each:
@@ -9,11 +9,12 @@ use std::rc::Rc;
 
 use super::claims::{Claimant, Claimed};
 use super::limits::{Client, Prefix};
-use super::reply::{Manner, Why};
+use super::reply::{Manner, Reply, Why};
+use super::session::{Errand, Spent, Units};
 use super::stock::{Offer, Scheme};
 
 /// A request that is held.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiter<T> {
     pub(super) stream: u32,
     pub(super) since_ms: u64,
@@ -29,7 +30,7 @@ impl<T> Waiter<T> {
 }
 
 /// What a request that waits for an offer will be told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(super) struct Unoffered {
     pub(super) manner: Manner,
     /// Why the credential that came with it was refused, if one came.
@@ -37,6 +38,8 @@ pub(super) struct Unoffered {
     pub(super) client: Client,
     /// The schemes by which it is to be sold to.
     pub(super) wanted: Wanted,
+    /// A deposit that its client has seen before; then none is wanted.
+    pub(super) deposit: Option<Offer>,
 }
 
 /// Schemes by which something is offered.
@@ -44,6 +47,7 @@ pub(super) struct Unoffered {
 pub(super) struct Wanted {
     pub(super) l402: bool,
     pub(super) charge: bool,
+    pub(super) session: bool,
 }
 
 impl Wanted {
@@ -51,12 +55,14 @@ impl Wanted {
     pub(super) const NOTHING: Self = Self {
         l402: false,
         charge: false,
+        session: false,
     };
 
     pub(super) const fn has(self, scheme: Scheme) -> bool {
         match scheme {
             Scheme::L402 => self.l402,
             Scheme::Charge => self.charge,
+            Scheme::Session => self.session,
         }
     }
 }
@@ -81,6 +87,10 @@ pub(super) enum Turn {
         service: usize,
         claimed: Rc<Claimed>,
     },
+    /// A session has paid for it.
+    Spent(Rc<Spent>),
+    /// Tell it what has been done.
+    Reply(Box<Reply>),
     /// Not now: this status and `Retry-After`.
     Refuse {
         service: Option<usize>,
@@ -108,6 +118,8 @@ pub(super) struct Waiting {
     offers_awaited: usize,
     /// In the order of their numbers.
     for_claims: VecDeque<Waiter<Box<Claimant>>>,
+    pub(super) units: Units,
+    pub(super) errands: VecDeque<Waiter<Box<Errand>>>,
     due: VecDeque<Due>,
 }
 
@@ -154,11 +166,25 @@ impl Waiting {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.for_keys.len() + self.offers_awaited + self.for_claims.len() + self.due.len()
+        self.for_keys.len()
+            + self.offers_awaited
+            + self.for_claims.len()
+            + self.units.len()
+            + self.errands.len()
+            + self.due.len()
     }
 
     pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// The first of those who wait for a call about a session that `is_right`.
+    pub(super) fn take_errand(
+        &mut self,
+        is_right: impl Fn(&Waiter<Box<Errand>>) -> bool,
+    ) -> Option<Waiter<Box<Errand>>> {
+        let place = self.errands.iter().position(is_right)?;
+        self.errands.remove(place)
     }
 
     /// Looks at all: only for streams with trailers that come while they are held.
@@ -167,6 +193,8 @@ impl Waiting {
         self.for_keys.iter().any(|waiter| waiter.stream == stream)
             || offers.any(|waiter| waiter.stream == stream)
             || self.for_claims.iter().any(|waiter| waiter.stream == stream)
+            || self.errands.iter().any(|waiter| waiter.stream == stream)
+            || self.units.holds(stream)
             || self.due.iter().any(|due| due.stream == stream)
     }
 
@@ -211,8 +239,9 @@ impl Waiting {
 
     pub(super) fn count_for(&self, service: usize, scheme: Scheme) -> usize {
         let count = |queue: &Queue| match (queue.counts, scheme) {
-            ([l402, _], Scheme::L402) => l402,
-            ([_, charge], Scheme::Charge) => charge,
+            ([l402, ..], Scheme::L402) => l402,
+            ([_, charge, _], Scheme::Charge) => charge,
+            ([.., session], Scheme::Session) => session,
         };
         self.for_offers.get(service).map_or(0, count)
     }
@@ -264,12 +293,13 @@ impl Waiting {
                 return;
             };
             self.offers_awaited = self.offers_awaited.saturating_sub(1);
+            let place = waiter.place();
             let turn = Turn::Challenge {
                 service,
                 unoffered: waiter.what,
                 offers,
             };
-            self.is_due(waiter.place(), turn);
+            self.is_due(place, turn);
         }
     }
 

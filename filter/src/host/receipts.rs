@@ -1,10 +1,8 @@
 //! Receipts on responses: nearly all of them have none, and those are looked at no further.
 
-use std::rc::Rc;
-
 use super::{ROOTS, Root};
 use crate::abi::{self, Map};
-use crate::flow::{Claimed, cache_control};
+use crate::flow::{Admission, Awaited, cache_control};
 
 /// Streams looked for in one tick, to see whether they have ended without a response.
 const LOOKS: usize = 64;
@@ -12,35 +10,68 @@ const LOOKS: usize = 64;
 const RECEIPT: &[u8] = b"payment-receipt";
 const CACHE_CONTROL: &[u8] = b"cache-control";
 
-/// Gives a paid response its receipt. Nothing but the gate itself may give one.
+/// What the response says of itself.
+enum Status {
+    Success,
+    /// 502, 503 or 504.
+    NoAnswer,
+    Other,
+}
+
+/// Gives a paid response its receipt. Nothing but the gate itself may give one. What a session paid
+/// for a response that Envoy made in the upstream's place is given back.
+///
+/// A stream that ends without any response headers was ended by its client: whatever the upstream
+/// does or fails to do, Envoy makes a response of it.
 pub(crate) fn on_response_headers(context: u32) {
     let mut gives_receipts = false;
-    let claimed = ROOTS.with(|roots| {
+    let awaited = ROOTS.with(|roots| {
         let roots = roots.try_borrow().ok()?;
         roots.iter().find_map(|root| {
             let mut gate = root.gate.try_borrow_mut().ok()?;
             gives_receipts |= gate.gives_receipts();
-            gate.receipt_for(context)
+            Some((root.clone(), gate.receipt_for(context)?))
         })
     });
-    match claimed {
-        Some(claimed) if is_success() => give(&claimed),
-        _ if gives_receipts => {
-            let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);
-        }
-        _ => {}
+    match awaited {
+        // Replies of the gate's come here as well.
+        Some((_, Awaited::Reply)) => return,
+        Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
+            (Status::Success, paid) => return give(paid),
+            (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
+                if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                    gate.give_back(spent);
+                }
+            }
+            _ => {}
+        },
+        None => {}
+    }
+    if gives_receipts {
+        let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);
     }
 }
 
-fn is_success() -> bool {
-    abi::header(Map::ResponseHeaders, b":status").is_ok_and(|status| {
-        let is_digit = u8::is_ascii_digit;
-        matches!(&*status, [b'2', tens, ones] if is_digit(tens) && is_digit(ones))
-    })
+fn status() -> Status {
+    let status = abi::header(Map::ResponseHeaders, b":status").unwrap_or_default();
+    match &*status {
+        [b'2', tens, ones] if tens.is_ascii_digit() && ones.is_ascii_digit() => Status::Success,
+        b"502" | b"503" | b"504" => Status::NoAnswer,
+        _ => Status::Other,
+    }
+}
+
+/// The upstream has not answered. A response of whose origin nothing is known is taken for its own.
+fn is_made_by_envoy() -> bool {
+    abi::property(b"response\0code_details")
+        .is_ok_and(|details| !details.is_empty() && &*details != b"via_upstream")
 }
 
 /// A response that cannot be made private goes without its receipt (R-CORE-33).
-fn give(claimed: &Rc<Claimed>) {
+fn give(paid: &Admission) {
+    let Some(receipt) = paid.receipt() else {
+        return;
+    };
     let map = Map::ResponseHeaders;
     let said = abi::header(map, CACHE_CONTROL).unwrap_or_default();
     let is_private = abi::replace_header(map, CACHE_CONTROL, &cache_control(&said)).is_ok();
@@ -48,8 +79,8 @@ fn give(claimed: &Rc<Claimed>) {
         let _ = abi::remove_header(map, RECEIPT);
         return;
     }
-    let _ = abi::replace_header(map, RECEIPT, claimed.receipt().as_bytes());
-    if claimed.is_for_browser() {
+    let _ = abi::replace_header(map, RECEIPT, receipt.as_bytes());
+    if paid.is_for_browser() {
         let _ = abi::add_header(map, b"access-control-expose-headers", b"Payment-Receipt");
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use protocol::api::{MARKER_HEADER, MARKER_VALUE};
 
 use super::metrics::Metrics;
-use super::{BACKLOG_TICK_MS, Envoy, Root, TICK_MS, clean, forward, now_ms, print, send};
+use super::{BACKLOG_TICK_MS, Envoy, Root, TICK_MS, clean, forward, now, now_ms, print, send};
 use crate::abi::{self, Buffer, Map};
 use crate::flow::{Answer, CallKind, Decision, Due, Note, Reply};
 use crate::head::Head;
@@ -39,7 +39,7 @@ impl Calls {
 
 pub(super) fn tick(root: &Root) {
     if let Ok(mut gate) = root.gate.try_borrow_mut() {
-        gate.tick(now_ms());
+        gate.tick(now());
     }
     after_event(root);
     #[cfg(feature = "payment")]
@@ -83,7 +83,7 @@ pub(super) fn answered(root: &Root, token: u32, headers: usize, body_size: usize
 
 fn tell_gate(root: &Root, kind: CallKind, answer: &Answer<'_>) {
     if let Ok(mut gate) = root.gate.try_borrow_mut() {
-        let result = gate.answered(kind, answer, now_ms());
+        let result = gate.answered(kind, answer, now());
         Metrics::called(kind, result);
     }
 }
@@ -99,11 +99,17 @@ fn after_event(root: &Root) {
             print(&notice);
         }
     }
-    let tick_ms = if has_backlog {
-        BACKLOG_TICK_MS
-    } else {
-        TICK_MS
-    };
+    tick_each(
+        root,
+        if has_backlog {
+            BACKLOG_TICK_MS
+        } else {
+            TICK_MS
+        },
+    );
+}
+
+fn tick_each(root: &Root, tick_ms: u32) {
     if root.tick_ms.replace(tick_ms) != tick_ms {
         let _ = abi::set_tick_period(tick_ms);
     }
@@ -223,9 +229,16 @@ pub(super) fn make_calls(root: &Root, stream: Option<u32>) {
             Err(_) => tell_gate(root, call.kind, &Answer::default()),
         }
     }
-    if let Some(stream) = stream
-        && is_root_effective
-    {
+    let Some(stream) = stream else { return };
+    // Who waits for units of a session is not to wait for a slow tick.
+    let is_slow = root.tick_ms.get() != BACKLOG_TICK_MS;
+    if is_slow && root.gate.try_borrow().is_ok_and(|gate| gate.has_backlog()) {
+        is_root_effective = is_root_effective || abi::set_effective_context(root.id).is_ok();
+        if is_root_effective {
+            tick_each(root, BACKLOG_TICK_MS);
+        }
+    }
+    if is_root_effective {
         let _ = abi::set_effective_context(stream);
     }
 }

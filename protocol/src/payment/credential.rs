@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::challenge::Challenge;
+use super::challenge::{Challenge, Intent};
 use super::json::Object;
 use super::request::lower_hex;
 use super::{SCHEME, jcs};
@@ -84,6 +84,14 @@ impl<'a> Credential<'a> {
             payload,
             source: object.take_text("source"),
         })
+    }
+
+    /// Meant as topUp or close of a session, which belong to the realm and to no resource, well
+    /// formed or not.
+    #[must_use]
+    pub fn is_for_realm(&self) -> bool {
+        self.challenge.intent == Intent::Session.as_str()
+            && matches!(self.payload.text("action"), Some("topUp" | "close"))
     }
 
     /// The proof for a charge.

@@ -15,6 +15,9 @@ pub(super) const KEY: [u8; 32] = [5; 32];
 /// The second at which fixtures begin.
 pub(super) const CREDENTIAL_TIME: u64 = 1_800_000_000;
 
+/// The steady clock counts from no particular time.
+const STEADY_START_MS: u64 = 1_000_000;
+
 const SERVICES: &str = r#"[
     {"name":"weather","match":[{"hosts":["api.example.com"],"path":{"prefix":"/v1/"}}],
      "price":{"sat":10},"freePaths":[{"exact":"/v1/health"}],"noInvoicePaths":[{"prefix":"/v1/cb/"}]},
@@ -109,11 +112,15 @@ pub(super) struct Fixture {
     versions: u32,
 }
 
-struct World(u64, Option<IpAddr>);
+struct World(Now, Option<IpAddr>);
 
 impl Surroundings for World {
     fn now_ms(&self) -> u64 {
-        self.0
+        self.0.ms
+    }
+
+    fn steady_ms(&self) -> u64 {
+        self.0.steady_ms
     }
 
     fn client(&self) -> Option<IpAddr> {
@@ -141,6 +148,7 @@ impl Fixture {
                 Origin {
                     token: token.map(str::to_owned),
                     vm: [1; 16],
+                    holders: [2; 16],
                 },
             ),
             now_ms: CREDENTIAL_TIME * 1_000,
@@ -197,7 +205,17 @@ impl Fixture {
         self.streams += 1;
         let head = Head::new(Pairs::parse(bytes).unwrap());
         self.gate
-            .request(self.streams, &head, &World(self.now_ms, self.client))
+            .request(self.streams, &head, &World(self.now(), self.client))
+    }
+
+    /// Both clocks go on together; the steady one began when the fixture did.
+    pub(super) const fn now(&self) -> Now {
+        Now {
+            ms: self.now_ms,
+            steady_ms: self
+                .now_ms
+                .saturating_sub(CREDENTIAL_TIME * 1_000 - STEADY_START_MS),
+        }
     }
 
     /// The stream of the latest request.
@@ -310,7 +328,7 @@ impl Fixture {
     }
 
     pub(super) fn answer_bootstrap(&mut self, status: u16, is_marked: bool, body: &str) {
-        self.gate.tick(self.now_ms);
+        self.gate.tick(self.now());
         while self
             .gate
             .next_call()
@@ -322,8 +340,7 @@ impl Fixture {
             retry_after: None,
             body: body.as_bytes(),
         };
-        self.gate
-            .answered(CallKind::Bootstrap, &answer, self.now_ms);
+        self.gate.answered(CallKind::Bootstrap, &answer, self.now());
     }
 
     pub(super) fn bootstrap(&mut self) {
@@ -383,7 +400,7 @@ impl Fixture {
             retry_after: None,
             body: body.as_bytes(),
         };
-        self.gate.answered(kind, &answer, self.now_ms);
+        self.gate.answered(kind, &answer, self.now());
     }
 
     /// Puts offers for `weather` on the shelf.

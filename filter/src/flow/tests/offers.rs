@@ -98,7 +98,7 @@ fn the_sidecars_no_is_passed_on_with_its_retry_after() {
             retry_after: Some(7),
             body: b"{}",
         };
-        gate.gate.answered(kind, &answer, gate.now_ms);
+        gate.gate.answered(kind, &answer, gate.now());
         let due = gate.gate.next_due().unwrap();
         let Some(Decision::Reply(reply)) = gate.gate.answer(due) else {
             panic!("expected a reply")
@@ -145,7 +145,7 @@ fn only_challenges_count_against_a_client() {
             is_marked: true,
             ..Answer::default()
         };
-        gate.gate.answered(kind, &answer, gate.now_ms);
+        gate.gate.answered(kind, &answer, gate.now());
         assert_eq!(gate.due_statuses(), [503]);
     };
     for _ in 0..3 {
@@ -155,12 +155,12 @@ fn only_challenges_count_against_a_client() {
         no_offers(&mut gate);
         assert_eq!(gate.reply(&Sent::get("/v1/x")).status, 503);
         gate.now_ms += 1_500;
-        gate.gate.tick(gate.now_ms);
+        gate.gate.tick(gate.now());
     }
     // Nobody answers at all.
     assert_eq!(gate.request(&Sent::get("/v1/x")), Decision::Hold);
     gate.now_ms += 3_250;
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     assert_eq!(gate.due_statuses(), [503]);
 
     gate.fill(10);

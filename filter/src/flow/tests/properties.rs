@@ -138,7 +138,7 @@ proptest! {
         for kind in [CallKind::Bootstrap, CallKind::Offers { shelf: 0, count },
                      CallKind::Offers { shelf: 9, count }, CallKind::Claim { number: 1 },
                      CallKind::Abandon { number: 1 }] {
-            gate.gate.answered(kind, &answer, gate.now_ms);
+            gate.gate.answered(kind, &answer, gate.now());
         }
         let _ = gate.request(&Sent::get("/v1/forecast"));
     }

@@ -22,11 +22,11 @@ fn a_new_configuration_takes_over_the_keys_of_the_one_before() {
     let paid = old.token("weather", None);
     let sent = Sent::get("/v1/forecast").with("authorization", &paid);
     let mut new = Fixture::with_settings(r#""unmatched":"pass""#);
-    new.gate.inherit(&old.gate);
+    new.gate.inherit(&old.gate, old.now());
     assert_eq!(new.forwarded(&sent).note.outcome, Outcome::Paid);
 
     let mut elsewhere = Fixture::of_another_sidecar();
-    elsewhere.gate.inherit(&old.gate);
+    elsewhere.gate.inherit(&old.gate, old.now());
     assert_eq!(elsewhere.request(&sent), Decision::Hold);
 }
 
@@ -35,16 +35,16 @@ fn who_waits_too_long_gets_503() {
     let mut gate = Fixture::new();
     assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);
     gate.now_ms += 1_999;
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     assert!(!gate.gate.has_backlog());
     gate.now_ms += 1;
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     assert_eq!(gate.due_statuses(), [503]);
 
     let mut gate = Fixture::ready();
     assert_eq!(gate.request(&Sent::get("/v1/forecast")), Decision::Hold);
     gate.now_ms += 3_250;
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     assert_eq!(gate.due_statuses(), [503]);
 }
 
@@ -64,11 +64,11 @@ fn a_first_poll_that_fails_is_repeated_at_once() {
     let (mut polls, mut notices) = (Vec::new(), Vec::new());
     // Ticks come every 100 ms; a call that cannot be made is answered at once.
     for _ in 0..11 {
-        gate.gate.tick(gate.now_ms);
+        gate.gate.tick(gate.now());
         while let Some(call) = gate.gate.next_call() {
             polls.push(gate.now_ms - start);
             gate.gate
-                .answered(call.kind, &Answer::default(), gate.now_ms);
+                .answered(call.kind, &Answer::default(), gate.now());
         }
         notices.extend(gate.gate.next_notice().map(|_| gate.now_ms - start));
         gate.now_ms += 100;
@@ -142,7 +142,7 @@ fn a_clock_that_is_set_back_makes_the_deny_list_old_and_the_poll_due() {
 fn the_known_version_is_named_in_the_next_poll() {
     let mut gate = Fixture::ready();
     gate.now_ms += 5_000;
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     let path = gate.bootstrap_path().unwrap();
     assert!(
         path.starts_with("/v1/bootstrap?vm=") && path.ends_with("&known=v-1"),
@@ -157,7 +157,7 @@ fn a_missing_token_is_named_once_and_nobody_is_asked() {
         panic!("no notice")
     };
     assert!(text.contains("BOLTGATE_TOKEN"), "{text}");
-    gate.gate.tick(gate.now_ms);
+    gate.gate.tick(gate.now());
     assert!(gate.gate.next_call().is_none());
 }
 

@@ -1,0 +1,229 @@
+//! Sessions of the Payment scheme: what is spent here from leases, and what the sidecar is asked to
+//! do to a session as a whole (spec/payment-auth, spec/lease).
+
+mod bearer;
+mod deposits;
+mod errand;
+mod prices;
+mod queue;
+mod recent;
+mod reports;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use protocol::amount::Sat;
+use protocol::keys::ChallengeKeys;
+use protocol::lease::{AccountId, HolderId};
+use protocol::payment::SessionCall;
+use protocol::policy::{PluginConfig, Service, SessionTerms, Unit};
+use protocol::time::UnixSeconds;
+
+pub(super) use self::deposits::Deposits;
+pub(super) use self::errand::Errand;
+pub(super) use self::prices::FormerPrices;
+pub(super) use self::queue::{Asker, Units};
+pub(super) use self::recent::Recent;
+pub(super) use self::reports::Reports;
+
+use super::limits::{Clients, Limits};
+use super::stock::Offer;
+use super::verdicts::{Bounds, Verdicts};
+use super::waiting::Unoffered;
+use super::{Gate, ServiceTag, State, payment};
+use crate::lease::{InVain, Leases, Times};
+
+/// Credentials of bearers that are remembered: with invoice and echo they are long.
+const BEARERS: Bounds = Bounds {
+    sets: 256,
+    longest: 2_560,
+};
+/// Accounts of which it is remembered that nothing can be had of them.
+const MOST_IN_VAIN: usize = 1_024;
+
+/// A credential that names a session, with its proof done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Bearer {
+    pub(super) account: AccountId,
+    /// The same in 64 hex digits.
+    pub(super) session_id: String,
+    pub(super) challenge_id: String,
+    /// What one request costs by the challenge.
+    pub(super) price: Sat,
+    pub(super) expires: UnixSeconds,
+    /// The challenge is the one that opened the session: good also after its end (X2).
+    pub(super) is_own: bool,
+    /// When its client was last noted as one that has paid, in milliseconds.
+    pub(super) noted_ms: Cell<u64>,
+}
+
+impl Bearer {
+    pub(super) fn new(call: &SessionCall) -> Self {
+        let session = call.session_id();
+        Self {
+            account: AccountId(session.0),
+            session_id: session.to_string(),
+            challenge_id: call.challenge_id.clone(),
+            price: call.price,
+            expires: call.expires,
+            is_own: call.has_own_challenge(),
+            noted_ms: Cell::new(0),
+        }
+    }
+}
+
+/// A request for which a session has paid.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Spent {
+    pub(super) tag: ServiceTag,
+    pub(super) bearer: Rc<Bearer>,
+    /// The lease that it was taken from.
+    pub(super) holder: HolderId,
+    /// What the service sells as one unit.
+    pub(super) unit: Unit,
+    /// When that was.
+    pub(super) at: UnixSeconds,
+    /// A browser asked across origins.
+    pub(super) cors: bool,
+}
+
+impl Spent {
+    /// The session, 64 hex digits.
+    #[must_use]
+    pub fn session_id(&self) -> &str {
+        &self.bearer.session_id
+    }
+
+    /// The same as the ledger's account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        self.bearer.account
+    }
+
+    /// What was spent for the request, and what each further unit of it costs.
+    #[must_use]
+    pub fn price(&self) -> Sat {
+        self.bearer.price
+    }
+
+    /// What one unit is.
+    #[must_use]
+    pub const fn unit(&self) -> Unit {
+        self.unit
+    }
+}
+
+/// All that a gate knows of sessions.
+pub(super) struct Sessions {
+    /// A service takes them.
+    pub(super) are_sold: bool,
+    /// Of the realm; `None` while there are no keys.
+    pub(super) keys: Option<ChallengeKeys>,
+    pub(super) leases: Leases,
+    pub(super) reports: Reports,
+    pub(super) bearers: Verdicts<Rc<Bearer>>,
+    /// How many sessions that this VM knows nothing of each client may ask for.
+    pub(super) look_ups: Clients,
+    /// Accounts that were asked for in vain.
+    pub(super) in_vain: Recent<InVain>,
+    pub(super) deposits: Deposits,
+    pub(super) former_prices: FormerPrices,
+    /// Of calls about a session as a whole.
+    pub(super) errands: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(config: &PluginConfig, limits: Limits, seed: [u8; 16]) -> Self {
+        let services = config.policy.services();
+        let are_sold = payment::IS_BUILT_IN && services.iter().any(|one| one.session().is_some());
+        let table_seed = u64::from_le_bytes(*seed.first_chunk().unwrap_or(&[1; 8]));
+        Self {
+            are_sold,
+            keys: None,
+            leases: Leases::new(Times::default(), seed),
+            reports: Reports::default(),
+            bearers: Verdicts::new(BEARERS),
+            look_ups: Clients::new(limits, table_seed),
+            in_vain: Recent::new(MOST_IN_VAIN),
+            deposits: Deposits::default(),
+            former_prices: FormerPrices::default(),
+            errands: 0,
+        }
+    }
+}
+
+impl State {
+    /// Makes the keys of challenges anew.
+    pub(super) fn derive_keys(&mut self, config: &PluginConfig) {
+        self.charge_keys = payment::charge_keys(config, &self.keys);
+        self.sessions.keys = self
+            .sessions
+            .are_sold
+            .then(|| payment::session_keys(config, &self.keys))
+            .flatten();
+    }
+
+    /// Fresh deposits are shown to a client: if it has a session it will see them again.
+    pub(super) fn note_deposits(
+        &mut self,
+        service: usize,
+        unoffered: &Unoffered,
+        offers: &[Offer],
+    ) {
+        if let Some(prefix) = unoffered.client.prefix().filter(|_| self.sessions.are_sold) {
+            for offer in offers {
+                self.sessions.deposits.shown(prefix, service, offer);
+            }
+        }
+    }
+
+    /// How a service takes sessions, if it does.
+    pub(super) fn session_terms(
+        &self,
+        config: &PluginConfig,
+        service: usize,
+    ) -> Option<SessionTerms> {
+        if !payment::IS_BUILT_IN {
+            return None;
+        }
+        config.policy.services().get(service)?.session()
+    }
+}
+
+impl Gate {
+    /// What was spent for the request is given back: the upstream has given no answer to it.
+    pub fn give_back(&mut self, spent: &Spent) {
+        let leases = &mut self.state.sessions.leases;
+        leases.give_back(&spent.account(), spent.holder, spent.price().get());
+    }
+
+    /// A session is in use although nothing of it is spent: to be said every quarter of the idle
+    /// time (spec/lease L9).
+    pub fn touch(&mut self, spent: &Spent) {
+        self.state.sessions.leases.touch(spent.account());
+    }
+
+    /// Takes over what is left to be said by another gate of this VM, whose root context is gone.
+    /// Gives it back if it has another sidecar.
+    pub fn absorb(&mut self, other: Self) -> Option<Self> {
+        if self.config.sidecar != other.config.sidecar {
+            return Some(other);
+        }
+        self.state.claims.inherit(&other.state.claims);
+        if payment::IS_BUILT_IN {
+            let leases = other.state.sessions.leases;
+            self.state.sessions.leases.absorb(leases);
+        }
+        None
+    }
+}
+
+/// The service whose sessions are offered where none is spent: topUp and close may be presented at
+/// any path of the realm.
+pub(super) fn first_seller(config: &PluginConfig) -> Option<usize> {
+    let services = config.policy.services().iter();
+    services
+        .filter(|one| one.session().is_some())
+        .map(Service::index)
+        .next()
+}
