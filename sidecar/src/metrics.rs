@@ -84,8 +84,13 @@ label_values! {
         Bootstrap = "bootstrap",
         ChargeOffers = "charge_offers",
         Claim = "claim",
+        Close = "close",
+        DepositOffers = "deposit_offers",
+        Leases = "leases",
         Offers = "offers",
+        Open = "open",
         Other = "other",
+        TopUp = "topup",
     }
 }
 
@@ -135,6 +140,29 @@ pub struct SchemeLabels {
     pub scheme: &'static str,
 }
 
+/// Labels of a call on a session.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct SessionCallLabels {
+    /// `open`, `topup` or `close`.
+    pub call: &'static str,
+    /// What became of it.
+    pub outcome: &'static str,
+}
+
+/// Labels of a deposit.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct DepositLabels {
+    /// `open` or `topup`.
+    pub kind: &'static str,
+}
+
+/// Labels of a session that we stopped.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct StopLabels {
+    /// `idle` or `return_invoice_expires`.
+    pub reason: &'static str,
+}
+
 /// All metrics of the sidecar.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -144,6 +172,14 @@ pub struct Metrics {
     pub claims: Family<ClaimLabels, Counter>,
     pub abandoned: Counter,
     pub freed: Counter,
+    pub session_calls: Family<SessionCallLabels, Counter>,
+    pub deposits: Family<DepositLabels, Counter>,
+    pub deposits_sat: Family<DepositLabels, Counter>,
+    pub sessions: Family<StateLabels, Gauge>,
+    pub sessions_stopped: Family<StopLabels, Counter>,
+    pub lease_holders: Gauge,
+    pub lost_units: Counter,
+    pub reclaimed_units: Counter,
     pub pool_ready: Gauge,
     pub pool_minting: Gauge,
     pub outstanding: Gauge,
@@ -181,6 +217,14 @@ impl Metrics {
             claims: Family::default(),
             abandoned: Counter::default(),
             freed: Counter::default(),
+            session_calls: Family::default(),
+            deposits: Family::default(),
+            deposits_sat: Family::default(),
+            sessions: Family::default(),
+            sessions_stopped: Family::default(),
+            lease_holders: Gauge::default(),
+            lost_units: Counter::default(),
+            reclaimed_units: Counter::default(),
             pool_ready: Gauge::default(),
             pool_minting: Gauge::default(),
             outstanding: Gauge::default(),
@@ -198,6 +242,7 @@ impl Metrics {
             revocations_limit: Gauge::default(),
         };
         metrics.register();
+        metrics.register_sessions();
         metrics
     }
 
@@ -307,6 +352,52 @@ impl Metrics {
             "revocations_limit",
             "Most tokens that the deny list can have",
             self.revocations_limit.clone(),
+        );
+    }
+}
+
+impl Metrics {
+    fn register_sessions(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "session_calls",
+            "Calls that open, top up and close sessions by outcome",
+            self.session_calls.clone(),
+        );
+        registry.register(
+            "deposits",
+            "Deposits credited to sessions",
+            self.deposits.clone(),
+        );
+        registry.register(
+            "deposits_sat",
+            "Sum of deposits credited to sessions, in satoshis",
+            self.deposits_sat.clone(),
+        );
+        registry.register(
+            "sessions",
+            "Sessions by state, without those that are closed",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "sessions_stopped",
+            "Sessions that the sidecar closed by itself",
+            self.sessions_stopped.clone(),
+        );
+        registry.register(
+            "lease_holders",
+            "Leases of filter VMs that have not ended",
+            self.lease_holders.clone(),
+        );
+        registry.register(
+            "lost_units",
+            "Units that were served and reported too late to be debited",
+            self.lost_units.clone(),
+        );
+        registry.register(
+            "reclaimed_units",
+            "Units that went back to buyers because nothing was heard of their leases",
+            self.reclaimed_units.clone(),
         );
     }
 }

@@ -6,26 +6,18 @@ use std::time::Duration;
 
 use protocol::amount::Sat;
 use protocol::api::charge::{AbandonRequest, Claim, ClaimRequest, MAX_ABANDONED};
-use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
-use tokio::sync::Semaphore;
 
-use super::names::{is_name, is_random_name};
-use super::node::Node;
-use super::{DEADLINE, PATIENCE};
+use super::DEADLINE;
+use super::names::{is_challenge_id, is_name, is_random_name};
+use super::payments::{Arrival, Payments};
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
-use crate::domain::invoice::InvoiceState;
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::{Clock, Ledger, Lightning};
 use crate::metrics::{ClaimLabels, ClaimOutcome, Metrics};
 
-/// Between two questions to the node about one payment.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// Questions to the node at a time; more wait.
-const ASKING: usize = 32;
 /// No challenge lives nearly as long; its claim would be remembered as long.
-const LONGEST_LIFE: Duration = Duration::from_secs(31 * 86_400);
-const LONGEST_ID: usize = 128;
+pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(31 * 86_400);
 
 /// Why it is not known who has a payment.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -44,9 +36,8 @@ pub enum ClaimError {
 /// Decides claims.
 pub struct Claims<L, N> {
     ledger: Arc<L>,
-    node: Arc<Node<N>>,
+    payments: Arc<Payments<L, N>>,
     clock: Arc<dyn Clock>,
-    asking: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -55,15 +46,14 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
     #[must_use]
     pub fn new(
         ledger: Arc<L>,
-        node: Arc<Node<N>>,
+        payments: Arc<Payments<L, N>>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             ledger,
-            node,
+            payments,
             clock,
-            asking: Semaphore::new(ASKING),
             metrics,
         }
     }
@@ -92,8 +82,11 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
 
     async fn decide(&self, request: &ClaimRequest) -> Result<Claim, ClaimError> {
         let claim = self.read(request)?;
-        if request.settled && !self.is_settled(claim.payment_hash).await? {
-            return Ok(Claim::Unsettled);
+        if request.settled {
+            let arrival = self.payments.arrival(claim.payment_hash).await?;
+            if !matches!(arrival, Arrival::Sold(_) | Arrival::Foreign) {
+                return Ok(Claim::Unsettled);
+            }
         }
         let claimed = self.ledger.claim(claim, ClaimTimes::default()).await?;
         Ok(match claimed {
@@ -107,9 +100,7 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
     fn read(&self, request: &ClaimRequest) -> Result<NewClaim, ClaimError> {
         check_vm(&request.vm)?;
         let id = &request.challenge_id;
-        let is_id =
-            (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        if !is_id {
+        if !is_challenge_id(id) {
             return Err(ClaimError::Invalid("challenge_id is no id"));
         }
         if !is_name(&request.service) {
@@ -132,33 +123,6 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
             amount: request.amount,
             expires: UnixSeconds(request.expires),
         })
-    }
-
-    /// Whether the money has arrived, by the ledger or, for as long as there is time, by the node.
-    async fn is_settled(&self, hash: PaymentHash) -> Result<bool, LedgerError> {
-        if self.ledger.is_sold(hash).await? {
-            return Ok(true);
-        }
-        let asked = tokio::time::timeout(PATIENCE, self.ask_node(hash)).await;
-        Ok(asked.unwrap_or(false))
-    }
-
-    /// Until the node says yes, or that it never will.
-    async fn ask_node(&self, hash: PaymentHash) -> bool {
-        loop {
-            let Ok(permit) = self.asking.acquire().await else {
-                return false;
-            };
-            let state = self.node.lookup(hash).await;
-            drop(permit);
-            match state {
-                Ok(InvoiceState::Settled(_)) => return true,
-                Ok(InvoiceState::Cancelled | InvoiceState::Unknown) => return false,
-                Ok(InvoiceState::Open) => {}
-                Err(error) => tracing::debug!(%error, payment_hash = %hash, "not looked up"),
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
     }
 
     /// Lets go of what these attempts hold, and sees to it that none of them wins later.

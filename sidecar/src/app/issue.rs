@@ -13,7 +13,7 @@ use protocol::api::charge::{ChargeOffers, ChargeOffersRequest};
 use protocol::api::{Offers, OffersRequest};
 use protocol::l402::TokenId;
 
-use self::charge::Response;
+use self::charge::{Ask, Charge, Deposit, Intent};
 use self::limits::{Granted, Limits, lock};
 use self::product::{Product, Wish};
 use super::pool::{PoolError, PoolKey, Pools, Standing};
@@ -170,10 +170,28 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
     /// # Errors
     /// There is none, and why.
     pub async fn charges(&self, request: &ChargeOffersRequest) -> Result<ChargeOffers, IssueError> {
+        self.payments::<Charge>(request).await
+    }
+
+    /// The same for deposits of sessions.
+    ///
+    /// # Errors
+    /// There is none, and why.
+    pub async fn deposits(
+        &self,
+        request: &ChargeOffersRequest,
+    ) -> Result<ChargeOffers, IssueError> {
+        self.payments::<Deposit>(request).await
+    }
+
+    async fn payments<I: Intent>(
+        &self,
+        request: &ChargeOffersRequest,
+    ) -> Result<ChargeOffers, IssueError> {
         let wish = Wish {
             count: request.count,
             client: request.client.as_ref(),
-            product: &Response::of(request),
+            product: &Ask::<I>::of(request),
         };
         let checked = charge::check(request).and_then(|()| wish.check());
         let offers = self.measured(checked, wish).await?;

@@ -6,6 +6,9 @@
 //! | [`issue`] | offers, within limits |
 //! | [`pool`] | ready invoices |
 //! | [`claims`] | one response for one payment |
+//! | [`payments`] | whether money has arrived |
+//! | [`sessions`] | deposits, and what goes back of them |
+//! | [`leases`] | what filters spend of sessions; sessions that nobody uses |
 //! | [`settle`] | sales, from the node's settlements |
 //! | [`sweep`] | what expired |
 //! | [`node`] | how the node is; measured calls |
@@ -15,9 +18,12 @@ pub mod claims;
 pub(crate) mod fixture;
 pub mod issue;
 pub mod keys;
+pub mod leases;
 mod names;
 pub mod node;
+pub mod payments;
 pub mod pool;
+pub mod sessions;
 pub mod settle;
 pub mod state;
 pub mod sweep;
@@ -29,10 +35,14 @@ use std::time::Duration;
 use self::claims::Claims;
 use self::issue::Issuer;
 use self::keys::MasterKeys;
+use self::leases::Leases;
 use self::node::Node;
+use self::payments::Payments;
 use self::pool::Pools;
+use self::sessions::Sessions;
 use self::state::{StateError, StateKeeper};
 use crate::config::{FiltersConfig, OffersConfig};
+use crate::domain::lease::Times;
 use crate::domain::ports::{Clock, Ledger, Lightning, Random};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +67,10 @@ pub struct App<L, N> {
     pub issuer: Arc<Issuer<L, N>>,
     /// Claims of charges.
     pub claims: Claims<L, N>,
+    /// What filters spend of sessions.
+    pub leases: Arc<Leases<L>>,
+    /// Sessions.
+    pub sessions: Sessions<L, N>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
@@ -104,6 +118,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             master_keys,
             Arc::clone(&clock),
             filters,
+            offers.invoice_expiry,
             Arc::clone(&metrics),
         ));
         state.refresh().await?;
@@ -124,12 +139,31 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&metrics),
         ));
         issuer.recount().await?;
-        let claims = Claims::new(
+        let payments = Arc::new(Payments::new(
             Arc::clone(&ledger),
             Arc::clone(&node),
+            Arc::clone(&metrics),
+        ));
+        let claims = Claims::new(
+            Arc::clone(&ledger),
+            Arc::clone(&payments),
             Arc::clone(&clock),
             Arc::clone(&metrics),
         );
+        let leases = Arc::new(Leases::new(
+            Arc::clone(&ledger),
+            Times::default(),
+            Arc::clone(&metrics),
+        ));
+        let sessions = Sessions::new(
+            Arc::clone(&ledger),
+            Arc::clone(&node),
+            payments,
+            Arc::clone(&leases),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
+        ledger.begin_serving().await.map_err(StateError::from)?;
         let draining = AtomicBool::new(false);
         Ok(Arc::new(Self {
             ledger,
@@ -137,6 +171,8 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             state,
             issuer,
             claims,
+            leases,
+            sessions,
             metrics,
             clock,
             draining,
@@ -154,6 +190,8 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             stop.clone(),
             async move { issuer.pools().keep().await },
         ));
+        let leases = Arc::clone(&self.leases);
+        tasks.spawn(until(stop.clone(), async move { leases.keep().await }));
         let settler = settle::Settler::new(
             Arc::clone(&self.ledger),
             Arc::clone(&self.node),

@@ -1,7 +1,7 @@
 //! The Lightning node with every call measured, and how it is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use protocol::hash::PaymentHash;
@@ -28,6 +28,8 @@ pub struct Node<N> {
     lightning: N,
     /// Index in [`STATES`]; larger: not asked yet.
     status: AtomicU8,
+    /// As it was last told.
+    info: RwLock<Option<NodeInfo>>,
     metrics: Arc<Metrics>,
 }
 
@@ -38,6 +40,7 @@ impl<N: Lightning> Node<N> {
         Self {
             lightning,
             status: AtomicU8::new(u8::MAX),
+            info: RwLock::new(None),
             metrics,
         }
     }
@@ -121,7 +124,24 @@ impl<N: Lightning> Node<N> {
     /// # Errors
     /// As the port.
     pub async fn info(&self) -> Result<NodeInfo, LightningError> {
-        self.lightning.info().await
+        let info = self.lightning.info().await?;
+        *self.info.write().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
+        Ok(info)
+    }
+
+    /// Which node this is, asked only the first time: it is asked again each time that
+    /// settlements begin to be listened to.
+    ///
+    /// # Errors
+    /// As the port, while nothing is known.
+    pub async fn known_info(&self) -> Result<NodeInfo, LightningError> {
+        let known = (self.info.read())
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        match known {
+            Some(info) => Ok(info),
+            None => self.info().await,
+        }
     }
 
     /// As the port.

@@ -50,10 +50,20 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct PoolKey {
     /// Scheme: what is paid under one must buy nothing under another.
     pub scheme: Scheme,
-    /// Service, which is also the invoice's text.
+    /// Service, named in the invoice's text.
     pub service: String,
     /// Amount of each.
     pub amount: Msat,
+}
+
+impl PoolKey {
+    /// What the payer's wallet shows.
+    fn description(&self) -> String {
+        match self.scheme {
+            Scheme::L402 | Scheme::Charge => self.service.clone(),
+            Scheme::Session => format!("Deposit for {}; the rest is refunded", self.service),
+        }
+    }
 }
 
 /// Why there is no invoice.
@@ -322,7 +332,7 @@ impl<N: Lightning> Pools<N> {
             Ok(_permit) => {
                 let request = InvoiceRequest {
                     amount: key.amount,
-                    description: key.service.clone(),
+                    description: key.description(),
                     expiry_seconds: self.config.invoice_expiry.as_secs(),
                 };
                 self.node

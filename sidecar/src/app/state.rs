@@ -21,6 +21,9 @@ use crate::metrics::{Metrics, StateLabels};
 
 /// Without a look at the ledger for this long we do not know what was revoked, and say so.
 const TRUSTED_FOR: Duration = Duration::from_secs(5);
+/// Filters sign challenges for a while with a key that is retired already, until they have polled:
+/// twice as long as they may take.
+const SIGNED_LATE: Duration = Duration::from_secs(60);
 /// How often what expired is pruned.
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 
@@ -90,19 +93,21 @@ pub struct StateKeeper<L> {
     master_keys: MasterKeys,
     clock: Arc<dyn Clock>,
     poll: Duration,
+    retired_for: Duration,
     view: RwLock<Option<(Arc<View>, Duration)>>,
     filters: Mutex<FilterRegistry>,
     metrics: Arc<Metrics>,
 }
 
 impl<L: Ledger> StateKeeper<L> {
-    /// Nothing is read yet.
+    /// Nothing is read yet. A challenge lives as long as its invoice, `invoice_expiry` at most.
     #[must_use]
     pub fn new(
         ledger: Arc<L>,
         master_keys: MasterKeys,
         clock: Arc<dyn Clock>,
         config: FiltersConfig,
+        invoice_expiry: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
         let registry = FilterRegistry::new(config.live_window, clock.monotonic());
@@ -111,6 +116,7 @@ impl<L: Ledger> StateKeeper<L> {
             master_keys,
             clock,
             poll: config.revocation_poll,
+            retired_for: invoice_expiry.saturating_add(SIGNED_LATE),
             view: RwLock::new(None),
             filters: Mutex::new(registry),
             metrics,
@@ -262,7 +268,7 @@ impl<L: Ledger> StateKeeper<L> {
         }
         if self
             .ledger
-            .promote(next.id, self.clock.unix_millis())
+            .promote(next.id, self.clock.unix_millis(), self.retired_for)
             .await?
         {
             tracing::info!(generation = next.id, "key generation is current");

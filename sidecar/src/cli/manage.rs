@@ -17,7 +17,7 @@ use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
 use crate::config::Config;
 use crate::domain::keys::{Generation, RotationHeld};
-use crate::domain::ledger::{LedgerError, NewRevocation, OfferName};
+use crate::domain::ledger::{GenerationUse, LedgerError, NewRevocation, OfferName};
 use crate::domain::offer::Validity;
 use crate::domain::ports::{Clock as _, Ledger};
 
@@ -173,6 +173,7 @@ async fn rotate(config: Config) -> Result<String, String> {
     let begun = ledger
         .begin_rotation(key, SystemClock::new().unix_millis())
         .await;
+    let told = described(&ledger, &snapshot.generations).await;
     ledger.close().await;
     let error = match begun {
         Ok(id) => {
@@ -187,16 +188,19 @@ async fn rotate(config: Config) -> Result<String, String> {
     if let LedgerError::Held(RotationHeld::Pending { id, .. }) = error {
         lines.push(rotation::waits_for(config.admin, id).await);
     }
-    lines.push(described(&snapshot.generations));
+    lines.push(told);
     Err(lines.join("\n"))
 }
 
 async fn list(config: &Config) -> Result<String, String> {
     let ledger = open(config)?;
-    let snapshot = ledger.snapshot().await;
+    let snapshot = ledger.snapshot().await.map_err(|error| error.to_string());
+    let told = match &snapshot {
+        Ok(snapshot) => described(&ledger, &snapshot.generations).await,
+        Err(_) => String::new(),
+    };
     ledger.close().await;
-    let generations = snapshot.map_err(|error| error.to_string())?.generations;
-    let mut text = described(&generations);
+    let (generations, mut text) = (snapshot?.generations, told);
     if let Some(next) = generations.iter().find(|g| g.state == KeyState::Next) {
         text.push('\n');
         text.push_str(&rotation::waits_for(config.admin, next.id).await);
@@ -204,17 +208,32 @@ async fn list(config: &Config) -> Result<String, String> {
     Ok(text)
 }
 
-fn described(generations: &[Generation]) -> String {
-    let lines = generations.iter().map(|generation| {
-        let kept = match generation.issued {
+/// One line for each generation: what was issued under it, and what holds it if it is retired.
+async fn described(ledger: &SqliteLedger, generations: &[Generation]) -> String {
+    let now = SystemClock::new().now();
+    let mut lines = Vec::with_capacity(generations.len());
+    for generation in generations {
+        let issued = match generation.issued {
             None => "nothing issued".to_owned(),
             Some(Validity::Forever) => "issued tokens without end".to_owned(),
-            Some(Validity::Until(end)) => format!("issued tokens valid until {end}"),
+            Some(Validity::Until(end)) => format!("issued what is valid until {end}"),
         };
-        format!(
-            "generation {}: {:?}, {kept}",
-            generation.id, generation.state
-        )
-    });
-    lines.collect::<Vec<_>>().join("\n")
+        // Only what is retired is held by anything.
+        let held = match ledger.generation_use(generation.id, now).await {
+            Ok(held) => format!("; {}", held_by(&held)),
+            Err(_) => String::new(),
+        };
+        let (id, state) = (generation.id, generation.state);
+        lines.push(format!("generation {id}: {state:?}, {issued}{held}"));
+    }
+    lines.join("\n")
+}
+
+fn held_by(held: &GenerationUse) -> String {
+    let GenerationUse {
+        sold,
+        unpaid,
+        sessions,
+    } = held;
+    format!("held by {sold} sold tokens, {unpaid} unpaid offers, {sessions} sessions")
 }

@@ -40,16 +40,22 @@ async fn revoke(id: u8, yes: bool, config: &Config) -> Result<String, String> {
         ledger.generation_use(id, clock.now()).await
     };
     ledger.close().await;
-    let GenerationUse { sold, unpaid } = found.map_err(|error| error.to_string())?;
+    let GenerationUse {
+        sold,
+        unpaid,
+        sessions,
+    } = found.map_err(|error| error.to_string())?;
     if yes {
         Ok(format!(
             "generation {id} is revoked, at every filter within 5 s: {sold} sold tokens that were \
-             still valid are refused, and {unpaid} unpaid offers are cancelled within a minute"
+             still valid are refused, {unpaid} unpaid offers are cancelled within a minute, and \
+             {sessions} sessions need a fresh challenge for each request"
         ))
     } else {
         Err(format!(
             "nothing was changed: with generation {id}, {sold} sold tokens that are still valid \
-             would be refused for ever and {unpaid} unpaid offers be cancelled. Repeat with --yes"
+             would be refused for ever, {unpaid} unpaid offers be cancelled and {sessions} sessions \
+             need a fresh challenge for each request. Repeat with --yes"
         ))
     }
 }

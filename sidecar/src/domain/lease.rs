@@ -93,6 +93,22 @@ pub struct Reported {
     pub lost_units: u64,
 }
 
+/// The answer to a report on an account that is not there: the VM forgets the lease.
+#[must_use]
+pub const fn unknown(report: &Report) -> Answer {
+    Answer {
+        account: report.account,
+        holder: report.holder,
+        granted: 0,
+        returned: report.returned,
+        spent: 0,
+        recall: true,
+        r#final: true,
+        short: false,
+        state: AccountState::Unknown,
+    }
+}
+
 impl Account {
     /// What live holders have and have not spent.
     #[must_use]

@@ -70,6 +70,8 @@ pub struct GenerationUse {
     pub sold: u64,
     /// Offers under it that can still be paid.
     pub unpaid: u64,
+    /// Sessions that are not closed and were opened or last topped up under it.
+    pub sessions: u64,
 }
 
 /// Why the ledger did not do it.

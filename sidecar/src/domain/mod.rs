@@ -12,3 +12,6 @@ pub mod ledger;
 pub mod limits;
 pub mod offer;
 pub mod ports;
+pub mod refund;
+pub mod return_invoice;
+pub mod session;

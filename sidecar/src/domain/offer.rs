@@ -12,6 +12,8 @@ pub enum Scheme {
     L402,
     /// One payment for one response, of the Payment scheme.
     Charge,
+    /// A deposit for a session, of the Payment scheme.
+    Session,
 }
 
 impl Scheme {
@@ -21,13 +23,14 @@ impl Scheme {
         match self {
             Self::L402 => "l402",
             Self::Charge => "charge",
+            Self::Session => "session",
         }
     }
 
     /// The scheme of this name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
-        [Self::L402, Self::Charge]
+        [Self::L402, Self::Charge, Self::Session]
             .into_iter()
             .find(|scheme| scheme.as_str() == name)
     }

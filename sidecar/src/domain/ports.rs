@@ -1,11 +1,14 @@
 //! What the use cases need of the world. Adapters implement these traits.
 
+mod sessions;
+
 use std::future::Future;
 use std::time::Duration;
 
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
+pub use self::sessions::SessionLedger;
 use super::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use super::deny_list::Version;
 use super::invoice::{
@@ -127,7 +130,7 @@ pub trait Lightning: Send + Sync + 'static {
 ///
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: SessionLedger {
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 
@@ -148,12 +151,14 @@ pub trait Ledger: Send + Sync + 'static {
         now_millis: u64,
     ) -> impl Future<Output = Result<u8, LedgerError>> + Send;
 
-    /// Makes generation `id` current if it is next, and the current one retired. `false` if it
-    /// was not next.
+    /// Makes generation `id` current if it is next, and the current one retired: it stays for at
+    /// least `kept`, whatever was recorded under it, since filters sign with it until they have
+    /// polled. `false` if it was not next.
     fn promote(
         &self,
         id: u8,
         now_millis: u64,
+        kept: Duration,
     ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// What depends on generation `id`. Fails if it is not retired.
@@ -198,12 +203,6 @@ pub trait Ledger: Send + Sync + 'static {
         node: NodeId,
         settlements: Vec<Settlement>,
     ) -> impl Future<Output = Result<Vec<Sale>, LedgerError>> + Send;
-
-    /// Whether the settlement of this payment was recorded.
-    fn is_sold(
-        &self,
-        payment_hash: PaymentHash,
-    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Last settle index of this node; 0 if none.
     fn settle_index(&self, node: NodeId) -> impl Future<Output = Result<u64, LedgerError>> + Send;

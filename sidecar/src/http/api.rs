@@ -6,6 +6,9 @@
 //! | `POST /v1/offers`, `/v1/charges/offers` | 200 offers, 429 limits, 503 a fault of ours |
 //! | `POST /v1/charges/claim` | 200 who has the payment, 503 a fault of ours |
 //! | `POST /v1/charges/abandon` | 200 done, 503 to be repeated |
+//! | `POST /v1/sessions/offers` | as for charges |
+//! | `POST /v1/sessions/{open,topup,close}` | 200 what became of it, 503 to be repeated |
+//! | `POST /v1/leases` | 200 an answer for each report, 503 to be repeated |
 //!
 //! Every answer carries the marker header, every error is a problem document.
 
@@ -22,15 +25,18 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use protocol::api::charge::{ABANDON_PATH, CHARGE_OFFERS_PATH, CLAIM_PATH};
+use protocol::api::session::{CLOSE_PATH, DEPOSIT_OFFERS_PATH, OPEN_PATH, TOP_UP_PATH};
 use protocol::api::{
     BOOTSTRAP_PATH, BootstrapQuery, MARKER_HEADER, MARKER_VALUE, OFFERS_PATH, OffersRequest,
 };
+use protocol::lease::{LEASES_PATH, MAX_REPORTS};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::charges;
 use super::problem::ApiProblem;
+use super::sessions;
 use super::silence::Proof;
 use crate::app::App;
 use crate::config::BearerTokens;
@@ -39,6 +45,8 @@ use crate::metrics::{HttpLabels, Route};
 
 /// Largest request body; an offer request has a few hundred bytes.
 const MOST_BODY: usize = 64 * 1024;
+/// The same for the reports of one tick, of at most 400 bytes each.
+const MOST_REPORTS_BODY: usize = MAX_REPORTS * 400;
 /// A request that takes longer than this is a fault of ours.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -59,6 +67,14 @@ pub fn router<L: Ledger, N: Lightning>(state: ApiState<L, N>) -> Router {
         .route(CHARGE_OFFERS_PATH, post(charges::offers))
         .route(CLAIM_PATH, post(charges::claim))
         .route(ABANDON_PATH, post(charges::abandon))
+        .route(DEPOSIT_OFFERS_PATH, post(sessions::offers))
+        .route(OPEN_PATH, post(sessions::open))
+        .route(TOP_UP_PATH, post(sessions::top_up))
+        .route(CLOSE_PATH, post(sessions::close))
+        .route(
+            LEASES_PATH,
+            post(sessions::leases).layer(DefaultBodyLimit::max(MOST_REPORTS_BODY)),
+        )
         .fallback(|| async { ApiProblem::new(StatusCode::NOT_FOUND, "not found", "no such call") })
         .method_not_allowed_fallback(|| async {
             ApiProblem::new(
@@ -84,6 +100,11 @@ async fn guard<L: Ledger, N: Lightning>(
         CHARGE_OFFERS_PATH => Route::ChargeOffers,
         CLAIM_PATH => Route::Claim,
         ABANDON_PATH => Route::Abandon,
+        DEPOSIT_OFFERS_PATH => Route::DepositOffers,
+        OPEN_PATH => Route::Open,
+        TOP_UP_PATH => Route::TopUp,
+        CLOSE_PATH => Route::Close,
+        LEASES_PATH => Route::Leases,
         _ => Route::Other,
     };
     let is_authorized = is_authorized(&state.tokens.borrow(), request.headers());

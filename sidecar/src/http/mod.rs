@@ -6,5 +6,6 @@ mod charges;
 pub mod client;
 mod problem;
 pub mod serve;
+mod sessions;
 pub mod silence;
 pub mod tls;

@@ -10,6 +10,8 @@ use protocol::http::problem::{self, Problem};
 
 use crate::app::claims::ClaimError;
 use crate::app::issue::IssueError;
+use crate::app::leases::LeaseError;
+use crate::app::sessions::SessionError;
 use crate::app::state::StateError;
 
 /// An error answer of the API.
@@ -65,6 +67,24 @@ impl From<ClaimError> for ApiProblem {
     fn from(error: ClaimError) -> Self {
         match error {
             ClaimError::Invalid(_) => Self::invalid(error),
+            other => Self::unavailable(other),
+        }
+    }
+}
+
+impl From<SessionError> for ApiProblem {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Invalid(_) => Self::invalid(error),
+            other => Self::unavailable(other),
+        }
+    }
+}
+
+impl From<LeaseError> for ApiProblem {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Invalid(_) => Self::invalid(error),
             other => Self::unavailable(other),
         }
     }

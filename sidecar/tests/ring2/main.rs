@@ -16,5 +16,7 @@ mod files;
 mod lnd;
 mod offers;
 mod process;
+mod session_client;
+mod sessions;
 mod support;
 mod transport;

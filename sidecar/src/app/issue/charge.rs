@@ -1,4 +1,7 @@
-//! Charges: an invoice whose payment buys one response. The filter makes the challenge of it.
+//! The Payment scheme: an invoice whose payment buys one response, or is the deposit of a session.
+//! The filter makes the challenge of it.
+
+use std::marker::PhantomData;
 
 use protocol::amount::Msat;
 use protocol::api::charge::{ChargeOffer, ChargeOffersRequest};
@@ -11,17 +14,39 @@ use crate::app::state::IssuingKey;
 use crate::domain::invoice::Invoice;
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 
-/// One response of a service.
-pub(super) struct Response<'a> {
-    service: &'a str,
-    amount: Msat,
+/// What a challenge of the Payment scheme is for.
+pub(super) trait Intent: Send + Sync {
+    /// Its name among the schemes.
+    const SCHEME: Scheme;
 }
 
-impl<'a> Response<'a> {
+/// One response.
+pub(super) struct Charge;
+
+/// Credit for many.
+pub(super) struct Deposit;
+
+impl Intent for Charge {
+    const SCHEME: Scheme = Scheme::Charge;
+}
+
+impl Intent for Deposit {
+    const SCHEME: Scheme = Scheme::Session;
+}
+
+/// What one challenge of a service asks to be paid.
+pub(super) struct Ask<'a, I> {
+    service: &'a str,
+    amount: Msat,
+    intent: PhantomData<I>,
+}
+
+impl<'a, I> Ask<'a, I> {
     pub(super) fn of(request: &'a ChargeOffersRequest) -> Self {
         Self {
             service: &request.service,
             amount: request.amount.to_msat(),
+            intent: PhantomData,
         }
     }
 }
@@ -34,8 +59,8 @@ pub(super) fn check(request: &ChargeOffersRequest) -> Result<(), IssueError> {
     Ok(())
 }
 
-impl Product for Response<'_> {
-    const SCHEME: Scheme = Scheme::Charge;
+impl<I: Intent> Product for Ask<'_, I> {
+    const SCHEME: Scheme = I::SCHEME;
     type Offer = ChargeOffer;
 
     fn check(&self) -> Result<(), IssueError> {

@@ -91,11 +91,11 @@ async fn an_invoice_for_something_else_is_no_charge() {
     let invoice = app.node.add_invoice(request.clone()).await.unwrap();
     let other = app.node.add_invoice(request).await.unwrap();
     let wish = charge_wish();
-    let product = Response::of(&wish);
+    let product = Ask::<Charge>::of(&wish);
     assert!(product.accepts(&invoice));
     let mut dearer = charge_wish();
     dearer.amount = protocol::amount::Sat::new(dearer.amount.get() + 1).unwrap();
-    assert!(!Response::of(&dearer).accepts(&invoice));
+    assert!(!Ask::<Charge>::of(&dearer).accepts(&invoice));
     for bolt11 in [other.bolt11, "lnbcrt1".to_owned()] {
         let swapped = Invoice {
             bolt11,

@@ -56,7 +56,7 @@ async fn what_was_offered_under_a_revoked_key_cannot_be_paid_any_more() {
     let now = clock.unix_millis();
     let key = key.unwrap().unwrap();
     app.ledger.begin_rotation(key, now).await.unwrap();
-    app.ledger.promote(1, now).await.unwrap();
+    app.ledger.promote(1, now, Duration::ZERO).await.unwrap();
     app.ledger.revoke_generation(0, now).await.unwrap();
     clock
         .0

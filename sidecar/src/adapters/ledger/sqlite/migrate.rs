@@ -10,6 +10,7 @@ const APPLICATION_ID: i64 = 0x4274_4774;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../../migrations/sqlite/0002_claims.sql"),
+    include_str!("../../../../migrations/sqlite/0003_sessions.sql"),
 ];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the

@@ -5,18 +5,22 @@
 //! of their own ([`reader`]). Other processes (the CLI) may read and write the same file; only one
 //! sidecar may serve from it, since key rotation counts on hearing every filter.
 
+mod clock;
 mod migrate;
 mod open;
 mod private;
 mod reader;
+mod sessions;
 mod statements;
 mod writer;
 
 use std::path::Path;
+use std::time::Duration;
 
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
+use self::clock::StoreClock;
 pub use self::open::ServingLock;
 use self::reader::Readers;
 use self::writer::Writer;
@@ -37,6 +41,7 @@ use crate::domain::ports::Ledger;
 pub struct SqliteLedger {
     writer: Writer,
     readers: Readers,
+    clock: StoreClock,
 }
 
 impl SqliteLedger {
@@ -58,6 +63,7 @@ impl SqliteLedger {
         Ok(Self {
             writer,
             readers: Readers::new(path),
+            clock: StoreClock::new(),
         })
     }
 
@@ -91,9 +97,9 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn promote(&self, id: u8, now_millis: u64) -> Result<bool, LedgerError> {
+    async fn promote(&self, id: u8, now_millis: u64, kept: Duration) -> Result<bool, LedgerError> {
         self.writer
-            .write(move |tx| statements::promote(tx, id, now_millis))
+            .write(move |tx| statements::promote(tx, id, now_millis, kept))
             .await
     }
 
@@ -142,12 +148,6 @@ impl Ledger for SqliteLedger {
     ) -> Result<Vec<Sale>, LedgerError> {
         self.writer
             .write(move |tx| statements::record_settlements(tx, node, &settlements))
-            .await
-    }
-
-    async fn is_sold(&self, payment_hash: PaymentHash) -> Result<bool, LedgerError> {
-        self.readers
-            .read(move |db| statements::is_sold(db, payment_hash))
             .await
     }
 

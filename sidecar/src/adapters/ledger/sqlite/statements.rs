@@ -3,19 +3,26 @@
 mod claims;
 mod columns;
 mod keys;
+mod leases;
 mod offers;
 mod revoked_key;
+mod sessions;
 
 use rusqlite::Connection;
 
 pub(super) use self::claims::{abandon, claim, drop_old_claims};
 use self::columns::{signed, unsigned, validity};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
+pub(super) use self::leases::{report_leases, sweep_leases};
 pub(super) use self::offers::{
-    drop_expired_tokens, drop_unpaid, find_offer, is_sold, outstanding, record_offers,
+    drop_expired_tokens, drop_unpaid, find_offer, find_sale, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
+pub(super) use self::sessions::{
+    begin_close, begin_serving, drop_old_results, ending, find_session, open_session,
+    record_answer, recorded_deposit, session_counts, stop_unused, top_up,
+};
 use crate::domain::deny_list::{DenyList, Revocation, Version};
 use crate::domain::ledger::{Epoch, LedgerError, Snapshot};
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::adapters::ledger::conformance;
 use crate::domain::keys::KeySource;
 use crate::domain::offer::{Scheme, Validity};
+use crate::domain::ports::SessionLedger as _;
 
 #[tokio::test]
 async fn sqlite_does_what_every_ledger_must() {
@@ -223,7 +224,7 @@ async fn a_deleted_key_is_nowhere_in_the_file() {
             ledger.install_first_key(key, 1).await.unwrap();
         } else {
             ledger.begin_rotation(key, 1).await.unwrap();
-            ledger.promote(n, 1).await.unwrap();
+            ledger.promote(n, 1, Duration::ZERO).await.unwrap();
         }
         // Makes its row longer, so that it moves within its page.
         let batch = OfferBatch {
@@ -248,4 +249,49 @@ async fn a_deleted_key_is_nowhere_in_the_file() {
         assert!(!holds(&dir, &secret(n)), "key {n} can be read");
     }
     assert!(holds(&dir, &secret(99)), "the current one");
+}
+
+/// A sidecar was down for longer than leases and sessions live: nobody could hear them.
+#[tokio::test]
+async fn what_could_not_be_heard_is_not_ended() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::open_with_lease(&ledger).await;
+    let long_ago = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1";
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch(long_ago).unwrap();
+
+    ledger.begin_serving().await.unwrap();
+    let times = crate::domain::lease::Times::default();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
+    assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
+
+    other.execute_batch(long_ago).unwrap();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!(swept.sessions, 1);
+    assert!(swept.reclaimed > 0);
+    assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::open_and_close(&ledger).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other
+        .execute_batch("UPDATE session_results SET expires_at = 1 WHERE kind = 'close'")
+        .unwrap();
+    assert_eq!(ledger.drop_old_results(10).await, Ok(1));
+    let kinds: String = other
+        .query_row(
+            "SELECT group_concat(kind) FROM session_results",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(kinds, "open");
 }

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use protocol::amount::Sat;
 use protocol::hash::PaymentHash;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Result;
 use super::columns::{signed, unsigned};
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
+use crate::domain::session::{CallKind, CallMark};
+
+/// Deposits are claimed by no attempt of a filter.
+const NO_ATTEMPT: [u8; 16] = [0; 16];
 
 /// `now_millis`: when the transaction runs, by the clock of this machine, which all processes on
 /// this file share.
@@ -43,18 +48,51 @@ pub(in super::super) fn claim(
         return Ok(Claimed::Won);
     }
     let holder = db
-        .prepare_cached("SELECT attempt, claimed_ms FROM claims WHERE payment_hash = ?1")?
+        .prepare_cached(
+            "SELECT attempt, claimed_ms, purpose = 'charge' FROM claims WHERE payment_hash = ?1",
+        )?
         .query_row([claim.payment_hash.0], |row| {
-            Ok((AttemptId(row.get(0)?), unsigned(row, 1)?))
+            Ok((AttemptId(row.get(0)?), unsigned(row, 1)?, row.get(2)?))
         })
         .optional()?;
     Ok(match holder {
-        Some((attempt, _)) if attempt == claim.attempt => Claimed::Won,
-        Some((_, claimed)) if is_young(claimed, now_millis, times) => Claimed::Busy,
+        // A deposit is never abandoned.
+        Some((_, _, false)) => Claimed::Lost,
+        Some((attempt, ..)) if attempt == claim.attempt => Claimed::Won,
+        Some((_, claimed, _)) if is_young(claimed, now_millis, times) => Claimed::Busy,
         Some(_) => Claimed::Lost,
         // Only this attempt is barred; nobody has used the payment.
         None => Claimed::Busy,
     })
+}
+
+/// Claims the payment of a deposit for good. `false` if it was claimed before, for whatever.
+pub(super) fn claim_deposit(
+    db: &Connection,
+    purpose: CallKind,
+    call: &CallMark,
+    service: &str,
+    amount: Sat,
+    now_millis: u64,
+) -> Result<bool> {
+    let inserted = db
+        .prepare_cached(
+            "INSERT INTO claims (payment_hash, purpose, attempt, challenge_id, service, amount_sat,
+                                 expires_at, claimed_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (payment_hash) DO NOTHING",
+        )?
+        .execute(params![
+            call.payment_hash.0,
+            purpose.as_str(),
+            NO_ATTEMPT,
+            call.challenge_id,
+            service,
+            signed(amount.get()),
+            signed(call.expires.0),
+            signed(now_millis)
+        ])?;
+    Ok(inserted == 1)
 }
 
 fn is_young(claimed_millis: u64, now_millis: u64, times: &ClaimTimes) -> bool {
@@ -70,8 +108,9 @@ pub(in super::super) fn abandon(
         "INSERT INTO abandoned_attempts (payment_hash, attempt, abandoned_at) VALUES (?1, ?2, ?3)
          ON CONFLICT DO NOTHING",
     )?;
-    let mut let_go =
-        db.prepare_cached("DELETE FROM claims WHERE payment_hash = ?1 AND attempt = ?2")?;
+    let mut let_go = db.prepare_cached(
+        "DELETE FROM claims WHERE payment_hash = ?1 AND attempt = ?2 AND purpose = 'charge'",
+    )?;
     let mut freed = 0;
     for (hash, attempt) in attempts {
         remember.execute(params![hash.0, attempt.0, signed(now_millis / 1_000)])?;

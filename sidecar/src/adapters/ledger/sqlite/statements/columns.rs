@@ -1,11 +1,13 @@
 //! Between the database's types and ours.
 
-use protocol::amount::Msat;
+use protocol::amount::{Msat, Sat};
 use protocol::time::UnixSeconds;
 use rusqlite::Row;
-use rusqlite::types::{FromSqlError, Type};
+use rusqlite::types::{FromSqlError, Type, ValueRef};
 
 use crate::domain::offer::{Scheme, Validity};
+use crate::domain::refund::{RefundState, RefundStatus};
+use crate::domain::session::SessionState;
 
 /// Every unsigned column is checked by the schema to be no less than 0.
 pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
@@ -39,11 +41,55 @@ pub(super) fn msat(row: &Row<'_>, column: usize) -> rusqlite::Result<Msat> {
     ))
 }
 
+pub(super) fn sat(row: &Row<'_>, column: usize) -> rusqlite::Result<Sat> {
+    let value = unsigned(row, column)?;
+    Sat::new(value).ok_or(rusqlite::Error::IntegralValueOutOfRange(
+        column,
+        signed(value),
+    ))
+}
+
 pub(super) fn scheme(row: &Row<'_>, column: usize) -> rusqlite::Result<Scheme> {
+    named(row, column, Scheme::of_name)
+}
+
+pub(super) fn session_state(row: &Row<'_>, column: usize) -> rusqlite::Result<SessionState> {
+    named(row, column, SessionState::of_name)
+}
+
+/// `None` where there is nothing.
+pub(super) fn refund_state(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<RefundState>> {
+    optional(row, column, RefundState::of_name)
+}
+
+/// `None` where there is nothing.
+pub(super) fn refund_status(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<RefundStatus>> {
+    optional(row, column, RefundStatus::of_name)
+}
+
+fn optional<T>(
+    row: &Row<'_>,
+    column: usize,
+    of_name: impl Fn(&str) -> Option<T>,
+) -> rusqlite::Result<Option<T>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => named(row, column, of_name).map(Some),
+    }
+}
+
+fn named<T>(
+    row: &Row<'_>,
+    column: usize,
+    of_name: impl Fn(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
     let name = row.get_ref(column)?.as_str()?;
     let unknown = || {
-        let error = FromSqlError::Other(format!("unknown scheme {name}").into());
+        let error = FromSqlError::Other(format!("unknown name {name}").into());
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
     };
-    Scheme::of_name(name).ok_or_else(unknown)
+    of_name(name).ok_or_else(unknown)
 }

@@ -1,5 +1,7 @@
 //! Key generations and the deny list.
 
+use std::time::Duration;
+
 use protocol::api::{KeyState, MAX_REVOCATIONS};
 use protocol::keys::MasterSecret;
 use protocol::time::UnixSeconds;
@@ -102,7 +104,12 @@ pub(in super::super) fn begin_rotation(
     Ok(id)
 }
 
-pub(in super::super) fn promote(db: &Connection, id: u8, now_millis: u64) -> Result<bool> {
+pub(in super::super) fn promote(
+    db: &Connection,
+    id: u8,
+    now_millis: u64,
+    kept: Duration,
+) -> Result<bool> {
     let is_next: bool = db
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM key_generations WHERE id = ?1 AND state = 'next')",
@@ -111,9 +118,12 @@ pub(in super::super) fn promote(db: &Connection, id: u8, now_millis: u64) -> Res
     if !is_next {
         return Ok(false);
     }
+    let until = (now_millis / 1_000).saturating_add(kept.as_secs());
     db.execute(
-        "UPDATE key_generations SET state = 'retired' WHERE state = 'current'",
-        [],
+        "UPDATE key_generations
+         SET state = 'retired', issued_until = max(coalesce(issued_until, 0), ?1)
+         WHERE state = 'current'",
+        [signed(until)],
     )?;
     db.execute(
         "UPDATE key_generations SET state = 'current' WHERE id = ?1",
@@ -125,13 +135,15 @@ pub(in super::super) fn promote(db: &Connection, id: u8, now_millis: u64) -> Res
 
 pub(in super::super) fn prune_expired(db: &Connection, now_millis: u64) -> Result<usize> {
     let now = UnixSeconds(now_millis / 1_000);
-    let spent: Vec<u8> = generations(db)?
-        .iter()
-        .filter(|g| g.is_spent(now))
-        .map(|g| g.id)
-        .collect();
-    for id in &spent {
-        db.execute("DELETE FROM key_generations WHERE id = ?1", [id])?;
+    let mut spent = 0;
+    for generation in generations(db)?.iter().filter(|g| g.is_spent(now)) {
+        spent += db.execute(
+            "DELETE FROM key_generations WHERE id = ?1 AND NOT EXISTS (
+                SELECT 1 FROM sessions WHERE state <> 'closed' AND generation = ?1)
+             AND NOT EXISTS (
+                SELECT 1 FROM sessions WHERE state <> 'closed' AND newest_generation = ?1)",
+            [generation.id],
+        )?;
     }
     let obsolete: bool = db
         .prepare_cached(
@@ -142,7 +154,7 @@ pub(in super::super) fn prune_expired(db: &Connection, now_millis: u64) -> Resul
             [signed(now.0.saturating_sub(EXPIRY_GRACE_SECONDS))],
             |row| row.get(0),
         )?;
-    let mut changed = spent.len();
+    let mut changed = spent;
     if obsolete || changed > 0 {
         let version = next_version(db, now_millis)?;
         changed += db.execute(

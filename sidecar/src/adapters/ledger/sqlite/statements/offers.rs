@@ -3,7 +3,7 @@
 use protocol::hash::PaymentHash;
 use protocol::l402::TokenId;
 use protocol::time::UnixSeconds;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Result;
 use super::columns::{end_of, msat, scheme, signed, unsigned, validity};
@@ -194,11 +194,25 @@ fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>>
     Ok(sale)
 }
 
-pub(in super::super) fn is_sold(db: &Connection, hash: PaymentHash) -> Result<bool> {
+pub(in super::super) fn find_sale(db: &Connection, hash: PaymentHash) -> Result<Option<Sale>> {
     let found = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sales WHERE payment_hash = ?1)")?
-        .query_row([hash.0], |row| row.get(0))?;
+        .prepare_cached(
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
+             WHERE payment_hash = ?1",
+        )?
+        .query_row([hash.0], sale)
+        .optional()?;
     Ok(found)
+}
+
+fn sale(row: &Row<'_>) -> rusqlite::Result<Sale> {
+    Ok(Sale {
+        payment_hash: PaymentHash(row.get(0)?),
+        scheme: scheme(row, 1)?,
+        service: row.get(2)?,
+        amount: msat(row, 3)?,
+        settled_at: UnixSeconds(unsigned(row, 4)?),
+    })
 }
 
 pub(in super::super) fn settle_index(db: &Connection, node: NodeId) -> Result<u64> {
@@ -219,15 +233,7 @@ pub(in super::super) fn sales(
             "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
              WHERE settled_at >= ?1 ORDER BY settled_at, payment_hash LIMIT ?2",
         )?
-        .query_map(params![signed(since.0), limit], |row| {
-            Ok(Sale {
-                payment_hash: PaymentHash(row.get(0)?),
-                scheme: scheme(row, 1)?,
-                service: row.get(2)?,
-                amount: msat(row, 3)?,
-                settled_at: UnixSeconds(unsigned(row, 4)?),
-            })
-        })?
+        .query_map(params![signed(since.0), limit], sale)?
         .collect::<rusqlite::Result<_>>()?;
     Ok(sales)
 }

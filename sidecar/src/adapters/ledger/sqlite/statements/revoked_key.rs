@@ -31,13 +31,16 @@ pub(in super::super) fn generation_use(
         .prepare_cached(
             "SELECT count(*) FILTER (WHERE state = 'settled'
                                      AND (valid_until IS NULL OR valid_until > ?3)),
-                    count(*) FILTER (WHERE state = 'offered')
+                    count(*) FILTER (WHERE state = 'offered'),
+                    (SELECT count(*) FROM sessions
+                     WHERE state <> 'closed' AND (generation = ?4 OR newest_generation = ?4))
              FROM offers WHERE token_id >= ?1 AND (?2 IS NULL OR token_id < ?2)",
         )?
-        .query_row(params![from, to, signed(now.0)], |row| {
+        .query_row(params![from, to, signed(now.0), id], |row| {
             Ok(GenerationUse {
                 sold: unsigned(row, 0)?,
                 unpaid: unsigned(row, 1)?,
+                sessions: unsigned(row, 2)?,
             })
         })?;
     Ok(found)

@@ -1,0 +1,255 @@
+//! Leases: one account is read, the rules of [`crate::domain::lease`] are applied to it, and what
+//! changed is written, all in one transaction.
+
+use std::collections::BTreeMap;
+
+use protocol::amount::Sat;
+use protocol::hash::PaymentHash;
+use protocol::lease::{HolderId, Report};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::Result;
+use super::columns::{session_state, signed, unsigned};
+use crate::adapters::ledger::sqlite::clock::Now;
+use crate::domain::lease::{self, Account, Holder, Reported, Times};
+use crate::domain::session::{ReportedLeases, SessionState, SweptLeases};
+
+const HOLDER: &str = "SELECT holder, granted, used, returned, late, is_live, is_recalled, seen_ms
+    FROM lease_holders WHERE session_id = ?1 AND ";
+
+/// A session's account as it was read, with what must be written back.
+pub(super) struct Opened {
+    id: PaymentHash,
+    state: SessionState,
+    pub(super) account: Account,
+    read: Account,
+}
+
+impl Opened {
+    /// The account with its live holders, and `named` though it may have ended: all that the
+    /// rules look at.
+    pub(super) fn read(
+        db: &Connection,
+        id: PaymentHash,
+        named: Option<HolderId>,
+    ) -> Result<Option<Self>> {
+        let found = db
+            .prepare_cached(
+                "SELECT deposited_sat, spent_sat, state FROM sessions WHERE session_id = ?1",
+            )?
+            .query_row([id.0], |row| {
+                Ok((unsigned(row, 0)?, unsigned(row, 1)?, session_state(row, 2)?))
+            })
+            .optional()?;
+        let Some((deposited, spent, state)) = found else {
+            return Ok(None);
+        };
+        let mut holders = db
+            .prepare_cached(&format!("{HOLDER} is_live = 1"))?
+            .query_map([id.0], holder)?
+            .collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
+        if let Some(named) = named.filter(|named| !holders.contains_key(named)) {
+            let ended = db
+                .prepare_cached(&format!("{HOLDER} holder = ?2"))?
+                .query_row(params![id.0, named.0], holder)
+                .optional()?;
+            holders.extend(ended);
+        }
+        let account = Account {
+            deposited,
+            spent,
+            is_open: state == SessionState::Open,
+            is_settled: state == SessionState::Closed,
+            holders,
+        };
+        Ok(Some(Self {
+            id,
+            state,
+            read: account.clone(),
+            account,
+        }))
+    }
+
+    /// Of a session that was made in this transaction.
+    pub(super) fn new(id: PaymentHash, deposited: Sat) -> Self {
+        let account = Account {
+            deposited: deposited.get(),
+            is_open: true,
+            ..Account::default()
+        };
+        Self {
+            id,
+            state: SessionState::Open,
+            read: account.clone(),
+            account,
+        }
+    }
+
+    /// Writes what the rules changed, and settles the session if they let it. Whether it did.
+    pub(super) fn write(mut self, db: &Connection, now: Now) -> Result<bool> {
+        let mut upsert = db.prepare_cached(
+            "INSERT INTO lease_holders (session_id, holder, granted, used, returned, late, is_live,
+                                        is_recalled, seen_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (session_id, holder) DO UPDATE SET
+                granted = excluded.granted, used = excluded.used, returned = excluded.returned,
+                late = excluded.late, is_live = excluded.is_live,
+                is_recalled = excluded.is_recalled, seen_ms = excluded.seen_ms",
+        )?;
+        for (id, holder) in &self.account.holders {
+            if self.read.holders.get(id) == Some(holder) {
+                continue;
+            }
+            upsert.execute(params![
+                self.id.0,
+                id.0,
+                signed(holder.granted),
+                signed(holder.used),
+                signed(holder.returned),
+                signed(holder.late),
+                holder.is_live,
+                holder.is_recalled,
+                signed(holder.seen_ms)
+            ])?;
+        }
+        let gone = (self.read.holders.keys()).filter(|id| !self.account.holders.contains_key(id));
+        for id in gone {
+            db.prepare_cached("DELETE FROM lease_holders WHERE session_id = ?1 AND holder = ?2")?
+                .execute([self.id.0.as_slice(), &id.0])?;
+        }
+        if self.account.spent != self.read.spent {
+            db.prepare_cached("UPDATE sessions SET spent_sat = ?2 WHERE session_id = ?1")?
+                .execute(params![self.id.0, signed(self.account.spent)])?;
+        }
+        if self.state == SessionState::Open && !self.account.is_open {
+            db.prepare_cached(
+                "UPDATE sessions SET state = 'closing', closed_ms = ?2 WHERE session_id = ?1",
+            )?
+            .execute(params![self.id.0, signed(now.wall_ms)])?;
+        }
+        match self.account.settle() {
+            Some(refund) => settle(db, self.id, refund, now).map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+/// L8: what goes back is fixed, and the wish to pay it is written with it.
+fn settle(db: &Connection, id: PaymentHash, refund: u64, now: Now) -> Result<()> {
+    db.prepare_cached("UPDATE sessions SET state = 'closed' WHERE session_id = ?1")?
+        .execute([id.0])?;
+    if refund > 0 {
+        db.prepare_cached(
+            "INSERT INTO refunds (session_id, node, return_invoice, return_hash, amount_sat,
+                                  created_ms, updated_ms)
+             SELECT session_id, node, return_invoice, return_hash, ?2, ?3, ?3
+             FROM sessions WHERE session_id = ?1",
+        )?
+        .execute(params![id.0, signed(refund), signed(now.wall_ms)])?;
+    }
+    Ok(())
+}
+
+fn holder(row: &Row<'_>) -> rusqlite::Result<(HolderId, Holder)> {
+    let holder = Holder {
+        granted: unsigned(row, 1)?,
+        used: unsigned(row, 2)?,
+        returned: unsigned(row, 3)?,
+        late: unsigned(row, 4)?,
+        is_live: row.get(5)?,
+        is_recalled: row.get(6)?,
+        seen_ms: unsigned(row, 7)?,
+    };
+    Ok((HolderId(row.get(0)?), holder))
+}
+
+pub(in super::super) fn report_leases(
+    db: &Connection,
+    reports: &[Report],
+    now: Now,
+) -> Result<ReportedLeases> {
+    let mut all = ReportedLeases::default();
+    for report in reports {
+        let Some((reported, settled)) = report_lease(db, report, now)? else {
+            all.answers.push(lease::unknown(report));
+            continue;
+        };
+        all.answers.push(reported.answer);
+        all.lost_units = all.lost_units.saturating_add(reported.lost_units);
+        all.settled |= settled;
+    }
+    Ok(all)
+}
+
+/// The answer, and whether the session was settled by it; `None`: there is no such session.
+fn report_lease(db: &Connection, report: &Report, now: Now) -> Result<Option<(Reported, bool)>> {
+    let id = PaymentHash(report.account.0);
+    let Some(mut opened) = Opened::read(db, id, Some(report.holder))? else {
+        return Ok(None);
+    };
+    let reported = opened.account.report(report, now.steady_ms);
+    if opened.state == SessionState::Open {
+        db.prepare_cached("UPDATE sessions SET active_ms = ?2 WHERE session_id = ?1")?
+            .execute(params![id.0, signed(now.steady_ms)])?;
+    }
+    let settled = opened.write(db, now)?;
+    Ok(Some((reported, settled)))
+}
+
+pub(in super::super) fn sweep_leases(
+    db: &Connection,
+    times: &Times,
+    limit: u32,
+    now: Now,
+) -> Result<SweptLeases> {
+    let mut swept = SweptLeases::default();
+    for id in silent(db, times, limit, now)? {
+        let Some(mut opened) = Opened::read(db, id, None)? else {
+            continue;
+        };
+        swept.sessions += 1;
+        let reclaimed = opened.account.sweep(times, now.steady_ms);
+        swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
+        swept.settled += usize::from(opened.write(db, now)?);
+    }
+    forget(db, times, limit, now)?;
+    Ok(swept)
+}
+
+/// Sessions with leases of which nothing was heard, and those that could be settled: there should
+/// be none of these, since whatever ends a lease settles.
+fn silent(db: &Connection, times: &Times, limit: u32, now: Now) -> Result<Vec<PaymentHash>> {
+    let before = |ms: u64| signed(now.steady_ms.saturating_sub(ms));
+    let (reclaim, closing) = (before(times.reclaim_ms), before(times.closing_ms));
+    let found = db
+        .prepare_cached(
+            "SELECT h.session_id FROM lease_holders h JOIN sessions s USING (session_id)
+             WHERE h.is_live = 1 AND h.seen_ms <= ?3
+                   AND h.seen_ms <= CASE s.state WHEN 'open' THEN ?1 ELSE ?2 END
+             UNION
+             SELECT s.session_id FROM sessions s
+             WHERE s.state = 'closing' AND NOT EXISTS (
+                SELECT 1 FROM lease_holders h WHERE h.session_id = s.session_id AND h.is_live = 1)
+             LIMIT ?4",
+        )?
+        .query_map(
+            params![reclaim, closing, reclaim.max(closing), limit],
+            |row| Ok(PaymentHash(row.get(0)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(found)
+}
+
+/// L11.
+fn forget(db: &Connection, times: &Times, limit: u32, now: Now) -> Result<()> {
+    let Some(until) = now.steady_ms.checked_sub(times.forget_ms) else {
+        return Ok(());
+    };
+    db.prepare_cached(
+        "DELETE FROM lease_holders WHERE (session_id, holder) IN (
+            SELECT session_id, holder FROM lease_holders
+            WHERE is_live = 0 AND seen_ms <= ?1 ORDER BY seen_ms LIMIT ?2)",
+    )?
+    .execute(params![signed(until), limit])?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Leases: reports of filter VMs, and what ends by itself (spec/lease).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::lease::{Answer, LeasesAnswer, LeasesRequest, MAX_REPORTS, Report};
+
+use super::DEADLINE;
+use super::names::is_random_name;
+use super::sessions::Endings;
+use crate::domain::lease::Times;
+use crate::domain::ledger::LedgerError;
+use crate::domain::ports::Ledger;
+use crate::metrics::{Metrics, StateLabels, StopLabels};
+
+/// How often leases of which nothing was heard are ended: small beside the 2 s that a close waits
+/// for them.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked for sessions that nobody uses.
+const STOP_EVERY: Duration = Duration::from_secs(1);
+/// How often old results are dropped and sessions counted.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Sessions per step.
+const BATCH: u32 = 256;
+
+/// Why reports have no answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum LeaseError {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// It took too long; whether it was done is not known, and to be reported again.
+    #[error("the ledger did not answer in time")]
+    Timeout,
+}
+
+/// The ledger's side of all leases.
+pub struct Leases<L> {
+    ledger: Arc<L>,
+    times: Times,
+    endings: Arc<Endings>,
+    metrics: Arc<Metrics>,
+}
+
+impl<L: Ledger> Leases<L> {
+    /// On this ledger.
+    #[must_use]
+    pub fn new(ledger: Arc<L>, times: Times, metrics: Arc<Metrics>) -> Self {
+        Self {
+            ledger,
+            times,
+            endings: Arc::default(),
+            metrics,
+        }
+    }
+
+    /// Told whenever a session may have ended by what happens here.
+    #[must_use]
+    pub const fn endings(&self) -> &Arc<Endings> {
+        &self.endings
+    }
+
+    /// The reports of one tick of one VM.
+    ///
+    /// # Errors
+    /// Nonsense, or a ledger that fails or is slow; the next tick says the same again.
+    pub async fn report(&self, request: LeasesRequest) -> Result<LeasesAnswer, LeaseError> {
+        if !is_random_name(&request.vm) {
+            return Err(LeaseError::Invalid("vm must be 32 hexadecimal digits"));
+        }
+        if request.reports.len() > MAX_REPORTS {
+            return Err(LeaseError::Invalid("too many reports"));
+        }
+        let work = tokio::time::timeout(DEADLINE, self.apply(request.reports)).await;
+        let answers = work.map_err(|_| LeaseError::Timeout)??;
+        Ok(LeasesAnswer { answers })
+    }
+
+    /// Answers to reports, in their order.
+    pub(super) async fn apply(&self, reports: Vec<Report>) -> Result<Vec<Answer>, LedgerError> {
+        let reported = self.ledger.report_leases(reports).await?;
+        self.count_lost(reported.lost_units);
+        if reported.settled {
+            self.endings.tell();
+        }
+        Ok(reported.answers)
+    }
+
+    /// Units that were served and cannot be debited any more (spec/lease L6).
+    pub(super) fn count_lost(&self, units: u64) {
+        if units > 0 {
+            self.metrics.lost_units.inc_by(units);
+            tracing::warn!(units, "served and reported too late to be debited");
+        }
+    }
+
+    /// Ends what must end, for ever.
+    pub async fn keep(&self) {
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let started = tokio::time::Instant::now();
+        let (mut stopped, mut tidied) = (started, started);
+        loop {
+            ticks.tick().await;
+            let work = async {
+                self.sweep().await?;
+                if stopped.elapsed() >= STOP_EVERY {
+                    stopped = tokio::time::Instant::now();
+                    self.stop_unused().await?;
+                }
+                if tidied.elapsed() >= TIDY_EVERY {
+                    tidied = tokio::time::Instant::now();
+                    self.tidy().await?;
+                }
+                Ok::<(), LedgerError>(())
+            };
+            if let Err(error) = work.await {
+                tracing::warn!(%error, "leases and sessions cannot be swept");
+            }
+        }
+    }
+
+    /// Ends leases of which nothing was heard, and settles what they held up.
+    ///
+    /// # Errors
+    /// The ledger fails.
+    pub async fn sweep(&self) -> Result<(), LedgerError> {
+        loop {
+            let swept = self.ledger.sweep_leases(self.times, BATCH).await?;
+            if swept.reclaimed > 0 {
+                self.metrics.reclaimed_units.inc_by(swept.reclaimed);
+                tracing::info!(
+                    units = swept.reclaimed,
+                    sessions = swept.sessions,
+                    "went back to buyers: nothing was heard of their leases"
+                );
+            }
+            if swept.settled > 0 {
+                self.endings.tell();
+            }
+            if swept.sessions < BATCH as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Begins to close sessions that nobody uses, and those whose return invoice expires.
+    ///
+    /// # Errors
+    /// The ledger fails.
+    pub async fn stop_unused(&self) -> Result<(), LedgerError> {
+        loop {
+            let stopped = self.ledger.stop_unused(BATCH).await?;
+            for one in &stopped {
+                let reason = match one.was_idle {
+                    true => "idle",
+                    false => "return_invoice_expires",
+                };
+                let labels = StopLabels { reason };
+                self.metrics.sessions_stopped.get_or_create(&labels).inc();
+                tracing::info!(session_id = %one.session_id, reason, "session stopped");
+            }
+            if stopped.len() < BATCH as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tidy(&self) -> Result<(), LedgerError> {
+        while self.ledger.drop_old_results(BATCH).await? >= BATCH as usize {}
+        let counts = self.ledger.session_counts().await?;
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, count) in [("open", counts.open), ("closing", counts.closing)] {
+            let labels = StateLabels { state };
+            let sessions = self.metrics.sessions.get_or_create_owned(&labels);
+            sessions.set(gauge(count));
+        }
+        self.metrics.lease_holders.set(gauge(counts.holders));
+        Ok(())
+    }
+}

@@ -1,0 +1,604 @@
+//! Sessions: deposits, what is spent of them, and what goes back.
+
+use hyper::StatusCode;
+use protocol::api::session::{
+    CLOSE_PATH, CloseAnswer, CloseRequest, CloseResult, DEPOSIT_OFFERS_PATH, OPEN_PATH, OpenResult,
+    TOP_UP_PATH, TopUpResult,
+};
+use protocol::hash::PaymentHash;
+use protocol::lease::{
+    AccountId, AccountState, HolderId, LEASES_PATH, LeasesRequest, MAX_REPORTS, Report,
+};
+use serde_json::{Value, json};
+use sidecar::adapters::ledger::sqlite::SqliteLedger;
+use sidecar::domain::ports::SessionLedger as _;
+use sidecar::domain::session::SessionState;
+use tempfile::TempDir;
+
+use crate::process::{Program, write_config};
+use crate::session_client::{
+    Buyer, DEPOSIT, call_of, offer, open_of, opened, post, report, return_invoice, say, top_up_of,
+    wish,
+};
+use crate::support::{Api, Sidecar, VM, eventually, pay};
+
+async fn state(sidecar: &Sidecar, id: PaymentHash) -> (SessionState, u64, u64) {
+    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let row = ledger.find_session(id).await.unwrap().unwrap();
+    (row.state, row.deposited.get(), row.spent.get())
+}
+
+fn closes(answer: &CloseAnswer) -> (CloseResult, u64, &str) {
+    (
+        answer.result,
+        answer.refund_sats,
+        answer.refund_status.as_str(),
+    )
+}
+
+#[tokio::test]
+async fn a_session_from_its_deposit_to_its_refund() {
+    let sidecar = Sidecar::dev("").await;
+    let buyer = Buyer::new(&sidecar).await;
+    let opening = open_of(&buyer.offer, 1);
+    let first = opened(sidecar.api, &opening).await;
+    assert_eq!(first.result, OpenResult::Opened);
+    assert!(first.at > 0);
+    let lease = first.lease.unwrap();
+    assert_eq!((lease.granted, lease.state), (2, AccountState::Open));
+
+    // The answer was lost: the same session, the same lease, and no second credit.
+    let again = opened(sidecar.api, &opening).await;
+    assert_eq!((again.result, again.at), (OpenResult::Opened, first.at));
+    assert_eq!(again.lease.unwrap().granted, 2);
+    assert_eq!(
+        state(&sidecar, buyer.id).await,
+        (SessionState::Open, DEPOSIT, 0)
+    );
+
+    // Two requests were served, and the next would cost more than there is.
+    let spent = Report {
+        used: 2,
+        need: DEPOSIT,
+        ..report(buyer.id, 1)
+    };
+    let answer = say(sidecar.api, spent.clone()).await;
+    assert_eq!((answer.spent, answer.short), (2, true));
+    let more = Buyer::new(&sidecar).await;
+    let topping = top_up_of(&more.offer, buyer.id);
+    let credited = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
+    assert_eq!(credited["result"], json!(TopUpResult::Credited));
+    let repeated = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
+    assert_eq!(repeated, credited);
+    assert_eq!(
+        state(&sidecar, buyer.id).await,
+        (SessionState::Open, 2 * DEPOSIT, 2)
+    );
+    let answer = say(sidecar.api, spent).await;
+    assert_eq!((answer.granted, answer.short), (2 + DEPOSIT, false));
+
+    // The VM that carries the close brings its lease with it.
+    let closing = CloseRequest {
+        lease: Some(Report {
+            used: 2 + DEPOSIT,
+            release: true,
+            ..report(buyer.id, 1)
+        }),
+        ..buyer.close(9)
+    };
+    let answer = buyer.closed(sidecar.api, &closing).await;
+    let rest = DEPOSIT - 2;
+    // Nobody pays it in time; the worker of refunds goes on after the answer.
+    assert_eq!(closes(&answer), (CloseResult::Closed, rest, "failed"));
+    assert!(answer.lease.as_ref().unwrap().r#final);
+    let row = state(&sidecar, buyer.id).await;
+    assert_eq!(row, (SessionState::Closed, 2 * DEPOSIT, 2 + DEPOSIT));
+    let repeated = buyer.closed(sidecar.api, &closing).await;
+    assert_eq!(repeated.at, answer.at);
+    assert_eq!(closes(&repeated), closes(&answer));
+
+    // Whatever comes now comes too late.
+    let reopened = opened(sidecar.api, &opening).await;
+    assert_eq!(reopened.result, OpenResult::Closed);
+    let late = say(sidecar.api, report(buyer.id, 7)).await;
+    assert!(late.r#final);
+    assert_eq!(late.state, AccountState::Closed);
+    let other = buyer.closed(sidecar.api, &buyer.close(8)).await;
+    assert_eq!(closes(&other), (CloseResult::AlreadyClosed, 0, ""));
+    let sat = async |kind| {
+        let line = format!("boltgate_sidecar_deposits_sat_total{{kind=\"{kind}\"}}");
+        sidecar.metric(&line).await
+    };
+    let deposit = DEPOSIT as f64;
+    assert_eq!(sat("open").await, Some(deposit));
+    assert_eq!(sat("topup").await, Some(deposit));
+}
+
+#[tokio::test]
+async fn a_session_that_is_spent_has_nothing_to_refund() {
+    let sidecar = Sidecar::dev("").await;
+    let buyer = Buyer::opened(&sidecar).await;
+    let all = Report {
+        need: DEPOSIT,
+        ..report(buyer.id, 1)
+    };
+    assert_eq!(say(sidecar.api, all).await.granted, DEPOSIT);
+    let closing = CloseRequest {
+        lease: Some(Report {
+            used: DEPOSIT,
+            release: true,
+            ..report(buyer.id, 1)
+        }),
+        ..buyer.close(9)
+    };
+    let answer = buyer.closed(sidecar.api, &closing).await;
+    assert_eq!(closes(&answer), (CloseResult::Closed, 0, "skipped"));
+}
+
+#[tokio::test]
+async fn a_deposit_that_was_not_paid_opens_nothing_and_one_paid_late_does() {
+    let sidecar = Sidecar::dev("").await;
+    let offer = offer(sidecar.api).await;
+    let open = open_of(&offer, 1);
+    let mut expired = open.clone();
+    expired.call.is_expired = true;
+    assert_eq!(
+        opened(sidecar.api, &open).await.result,
+        OpenResult::Unsettled
+    );
+    assert_eq!(
+        opened(sidecar.api, &expired).await.result,
+        OpenResult::Expired
+    );
+    sidecar.pay(&offer.invoice).await.unwrap();
+    assert_eq!(
+        opened(sidecar.api, &expired).await.result,
+        OpenResult::Opened
+    );
+}
+
+#[tokio::test]
+async fn money_that_arrives_while_an_open_waits_is_credited() {
+    let sidecar = Sidecar::dev("").await;
+    let (api, offer) = (sidecar.api, offer(sidecar.api).await);
+    let open = open_of(&offer, 1);
+    let waiting = tokio::spawn(async move { opened(api, &open).await });
+    sidecar.pay(&offer.invoice).await.unwrap();
+    assert_eq!(waiting.await.unwrap().result, OpenResult::Opened);
+    let sales = "boltgate_sidecar_sales_total{scheme=\"session\"}";
+    eventually("the sale", async || {
+        (sidecar.metric(sales).await == Some(1.0)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_open_that_is_refused_claims_nothing() {
+    let sidecar = Sidecar::dev("").await;
+    let other = Buyer::opened(&sidecar).await;
+    let buyer = Buyer::new(&sidecar).await;
+    let good = open_of(&buyer.offer, 2);
+    let own = crate::support::wish(1);
+    let own = sidecar.api.ask(&own).await.json()["offers"][0]["invoice"].clone();
+    let mut broken = good.return_invoice.clone();
+    broken.push('q');
+    let taken = open_of(&other.offer, 1).return_invoice;
+    let with_amount = return_invoice(5, Some(1_000), 3_600);
+    let short = return_invoice(6, None, 599);
+    for text in [
+        own.as_str().unwrap(),
+        &broken,
+        &taken,
+        &with_amount,
+        &short,
+        "",
+    ] {
+        let mut bad = good.clone();
+        text.clone_into(&mut bad.return_invoice);
+        let answer = opened(sidecar.api, &bad).await;
+        assert_eq!(answer.result, OpenResult::InvalidReturnInvoice, "{text}");
+        let reason = answer.reason.unwrap();
+        assert!(!reason.is_empty());
+        assert!(text.is_empty() || !reason.contains(text), "{reason}");
+    }
+    let mut dear = good.clone();
+    dear.price = protocol::amount::Sat::new(DEPOSIT + 1).unwrap();
+    assert_eq!(
+        opened(sidecar.api, &dear).await.result,
+        OpenResult::TooLittle
+    );
+    assert_eq!(opened(sidecar.api, &good).await.result, OpenResult::Opened);
+    let mut other_words = good.clone();
+    other_words.call.fingerprint = "ab".repeat(32);
+    assert_eq!(
+        opened(sidecar.api, &other_words).await.result,
+        OpenResult::Consumed
+    );
+}
+
+#[tokio::test]
+async fn a_payment_for_something_else_is_no_deposit() {
+    let sidecar = Sidecar::dev("").await;
+    let path = protocol::api::charge::CHARGE_OFFERS_PATH;
+    let charge = post(sidecar.api, path, &wish()).await.json()["offers"][0].clone();
+    let charge: protocol::api::charge::ChargeOffer = serde_json::from_value(charge).unwrap();
+    sidecar.pay(&charge.invoice).await.unwrap();
+    let answer = opened(sidecar.api, &open_of(&charge, 1)).await;
+    assert_eq!(answer.result, OpenResult::Consumed);
+    let buyer = Buyer::opened(&sidecar).await;
+    let topping = top_up_of(&charge, buyer.id);
+    let answer = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
+    assert_eq!(answer["result"], json!(TopUpResult::Consumed));
+}
+
+#[tokio::test]
+async fn a_top_up_is_refused_for_its_reason_and_its_money_is_not_lost() {
+    let sidecar = Sidecar::dev("").await;
+    let (buyer, more) = (Buyer::opened(&sidecar).await, Buyer::new(&sidecar).await);
+    let result = async |request| {
+        let answer = post(sidecar.api, TOP_UP_PATH, &request).await;
+        assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+        answer.json()["result"].clone()
+    };
+    let nowhere = top_up_of(&more.offer, PaymentHash([9; 32]));
+    assert_eq!(result(nowhere).await, json!(TopUpResult::NotFound));
+    let unpaid = offer(sidecar.api).await;
+    let unpaid = top_up_of(&unpaid, buyer.id);
+    assert_eq!(result(unpaid.clone()).await, json!(TopUpResult::Unsettled));
+    let mut expired = unpaid;
+    expired.call.is_expired = true;
+    assert_eq!(result(expired).await, json!(TopUpResult::Expired));
+    let own = top_up_of(&buyer.offer, buyer.id);
+    assert_eq!(result(own).await, json!(TopUpResult::Consumed));
+
+    buyer.closed(sidecar.api, &buyer.close(9)).await;
+    let late = top_up_of(&more.offer, buyer.id);
+    assert_eq!(result(late).await, json!(TopUpResult::Closed));
+    let open = open_of(&more.offer, 3);
+    assert_eq!(opened(sidecar.api, &open).await.result, OpenResult::Opened);
+}
+
+#[tokio::test]
+async fn a_close_is_refused_for_its_reason() {
+    let sidecar = Sidecar::dev("").await;
+    let (buyer, other) = (Buyer::opened(&sidecar).await, Buyer::new(&sidecar).await);
+    let open = open_of(&other.offer, 3);
+    opened(sidecar.api, &open).await;
+    let mut nowhere = buyer.close(9);
+    nowhere.session_id = PaymentHash([9; 32]);
+    let mut expired = buyer.close(9);
+    expired.call.is_expired = true;
+    let mut foreign = buyer.close(9);
+    foreign.call = call_of(&other.offer, 5);
+    for (request, result) in [
+        (nowhere, CloseResult::NotFound),
+        (expired, CloseResult::Expired),
+        (foreign, CloseResult::Consumed),
+    ] {
+        let answer = buyer.closed(sidecar.api, &request).await;
+        assert_eq!(closes(&answer), (result, 0, ""));
+    }
+    // The session's own challenge will do, however old.
+    let mut own = buyer.close(9);
+    own.call = call_of(&buyer.offer, 5);
+    own.call.is_expired = true;
+    let answer = buyer.closed(sidecar.api, &own).await;
+    assert_eq!(answer.result, CloseResult::Closed);
+}
+
+#[tokio::test]
+async fn a_close_waits_for_leases_and_not_for_the_dead() {
+    let sidecar = Sidecar::dev("").await;
+    let (api, buyer) = (sidecar.api, Buyer::opened(&sidecar).await);
+    for holder in [1, 2] {
+        let ask = Report {
+            need: 10,
+            ..report(buyer.id, holder)
+        };
+        assert_eq!(say(api, ask).await.granted, 10);
+    }
+    let closing = buyer.close(9);
+    let request = closing.clone();
+    let closed = tokio::spawn(async move {
+        let answer = post(api, CLOSE_PATH, &request).await;
+        serde_json::from_slice::<CloseAnswer>(&answer.body).unwrap()
+    });
+    // One VM hears of it and brings its lease back; of the other nothing is heard any more.
+    eventually("the recall", async || {
+        say(api, report(buyer.id, 1)).await.recall.then_some(())
+    })
+    .await;
+    let back = Report {
+        used: 4,
+        release: true,
+        ..report(buyer.id, 1)
+    };
+    assert!(say(api, back).await.r#final);
+    let answer = closed.await.unwrap();
+    let rest = DEPOSIT - 4;
+    assert_eq!(closes(&answer), (CloseResult::Closed, rest, "failed"));
+    let late = Report {
+        used: 10,
+        ..report(buyer.id, 2)
+    };
+    assert!(say(api, late).await.r#final);
+    let lost = "boltgate_sidecar_lost_units_total";
+    assert_eq!(sidecar.metric(lost).await, Some(10.0));
+    let row = state(&sidecar, buyer.id).await;
+    assert_eq!(row, (SessionState::Closed, DEPOSIT, 4));
+}
+
+#[tokio::test]
+async fn many_leases_at_once_never_share_more_than_there_is() {
+    let sidecar = Sidecar::dev("").await;
+    let (api, buyer) = (sidecar.api, Buyer::opened(&sidecar).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for holder in 1..=64 {
+        let ask = Report {
+            need: 2,
+            want: 5,
+            ..report(buyer.id, holder)
+        };
+        tasks.spawn(async move { say(api, ask).await.granted });
+    }
+    let mut granted = 0;
+    while let Some(done) = tasks.join_next().await {
+        granted += done.unwrap();
+    }
+    assert_eq!(granted, DEPOSIT);
+}
+
+#[tokio::test]
+async fn of_many_opens_and_top_ups_with_one_payment_one_is_credited() {
+    let sidecar = Sidecar::dev("").await;
+    let (api, other) = (sidecar.api, Buyer::opened(&sidecar).await);
+    let buyer = Buyer::new(&sidecar).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..24 {
+        let topping = top_up_of(&buyer.offer, other.id);
+        // Another return invoice makes it another call.
+        let open = open_of(&buyer.offer, 100 + n);
+        tasks.spawn(async move {
+            match n % 2 {
+                0 => post(api, TOP_UP_PATH, &topping).await.json(),
+                _ => post(api, OPEN_PATH, &open).await.json(),
+            }
+        });
+    }
+    let (mut made, mut credited) = (0, 0);
+    while let Some(done) = tasks.join_next().await {
+        let result = done.unwrap()["result"].clone();
+        made += u64::from(result == json!(OpenResult::Opened));
+        credited += u64::from(result == json!(TopUpResult::Credited));
+    }
+    // All top-ups are the same call, and each is answered as the first was.
+    assert!(
+        [(1, 0), (0, 12)].contains(&(made, credited)),
+        "{made} {credited}"
+    );
+    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let own = ledger.find_session(buyer.id).await.unwrap();
+    let own = own.map_or(0, |row| row.deposited.get());
+    let (_, others, _) = state(&sidecar, other.id).await;
+    assert_eq!(own + others, 2 * DEPOSIT);
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_uses_is_closed_and_one_in_use_is_not() {
+    let sidecar = Sidecar::dev("").await;
+    let (idle, busy) = (Buyer::new(&sidecar).await, Buyer::new(&sidecar).await);
+    for (buyer, n) in [(&idle, 1), (&busy, 2)] {
+        let mut open = open_of(&buyer.offer, n);
+        open.idle_timeout_seconds = 2;
+        assert_eq!(opened(sidecar.api, &open).await.result, OpenResult::Opened);
+    }
+    eventually("the idle one is closed", async || {
+        // A stream with nothing to report says so.
+        let answer = say(sidecar.api, report(busy.id, 5)).await;
+        assert_eq!(answer.state, AccountState::Open);
+        let (state, ..) = state(&sidecar, idle.id).await;
+        (state == SessionState::Closed).then_some(())
+    })
+    .await;
+    let stopped = "boltgate_sidecar_sessions_stopped_total{reason=\"idle\"}";
+    assert_eq!(sidecar.metric(stopped).await, Some(1.0));
+    let answer = idle.closed(sidecar.api, &idle.close(9)).await;
+    assert_eq!(closes(&answer), (CloseResult::AlreadyClosed, 0, ""));
+    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let ending = ledger.ending(idle.id).await.unwrap().unwrap();
+    assert!(ending.refund.is_some(), "its rest goes back");
+}
+
+#[tokio::test]
+async fn a_kill_keeps_balances_leases_and_what_was_answered() {
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    let (api, dev) = (program.api, program.dev);
+    let deposit = async |api: Api| {
+        let offer = offer(api).await;
+        pay(dev, &offer.invoice).await.unwrap();
+        offer
+    };
+    let (first, more) = (deposit(api).await, deposit(api).await);
+    let open = open_of(&first, 1);
+    let begun = opened(api, &open).await;
+    let id = first.payment_hash;
+    let spent = Report {
+        used: 1,
+        want: 10,
+        ..report(id, 1)
+    };
+    assert_eq!(say(api, spent).await.granted, 10);
+    let topping = top_up_of(&more, id);
+    let credited = post(api, TOP_UP_PATH, &topping).await.json();
+    program.kill();
+
+    let program = Program::start(dir.path()).await;
+    let api = program.api;
+    let again = opened(api, &open).await;
+    assert_eq!((again.result, again.at), (OpenResult::Opened, begun.at));
+    let repeated = post(api, TOP_UP_PATH, &topping).await.json();
+    assert_eq!(repeated, credited);
+    // The lease goes on where it was.
+    let spent = Report {
+        used: 10,
+        ..report(id, 1)
+    };
+    let answer = say(api, spent).await;
+    assert_eq!((answer.spent, answer.r#final), (10, false));
+
+    // Killed while a close waits for the lease: the same call finds what it began.
+    let buyer = Buyer { offer: first, id };
+    let closing = buyer.close(9);
+    let request = closing.clone();
+    let waiting = tokio::spawn(async move {
+        let request = api.request("POST", CLOSE_PATH, serde_json::to_vec(&request).unwrap());
+        let connection = tokio::net::TcpStream::connect(api.0).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(connection);
+        let handshake = hyper::client::conn::http1::handshake(io).await;
+        let (mut sender, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        sender.send_request(request).await.is_ok()
+    });
+    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    eventually("the close has begun", async || {
+        let row = ledger.find_session(id).await.unwrap().unwrap();
+        (row.state != SessionState::Open).then_some(())
+    })
+    .await;
+    program.kill();
+    waiting.await.unwrap();
+
+    let program = Program::start(dir.path()).await;
+    let answer = buyer.closed(program.api, &closing).await;
+    let rest = 2 * DEPOSIT - 10;
+    assert_eq!(closes(&answer), (CloseResult::Closed, rest, "failed"));
+    let row = ledger.find_session(id).await.unwrap().unwrap();
+    assert_eq!(row.state, SessionState::Closed);
+    assert_eq!(row.deposited.get(), row.spent.get() + rest);
+
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("deposit credited"), "the log is there");
+    assert!(!log.contains(&open.return_invoice));
+}
+
+#[tokio::test]
+async fn the_longest_batch_of_reports_is_read_and_a_longer_one_is_not() {
+    let sidecar = Sidecar::dev("").await;
+    let long = |n: usize| Report {
+        used: u64::MAX - 1,
+        returned: u64::MAX - 1,
+        want: u64::MAX - 1,
+        need: u64::MAX - 1,
+        price: u64::MAX - 1,
+        account: AccountId([0xff; 32]),
+        holder: HolderId((n as u128).to_be_bytes()),
+        release: false,
+    };
+    for (count, status) in [
+        (0, StatusCode::OK),
+        (MAX_REPORTS, StatusCode::OK),
+        (MAX_REPORTS + 1, StatusCode::BAD_REQUEST),
+    ] {
+        let request = LeasesRequest {
+            vm: VM.to_owned(),
+            reports: (0..count).map(long).collect(),
+        };
+        let answer = post(sidecar.api, LEASES_PATH, &request).await;
+        assert_eq!(answer.status, status, "{count}");
+        if status == StatusCode::OK {
+            let answers = answer.json()["answers"].as_array().unwrap().clone();
+            assert_eq!(answers.len(), count);
+            assert!(answers.iter().all(|a| a["state"] == "unknown"));
+        }
+    }
+}
+
+fn with(base: &Value, field: &str, value: Value) -> Value {
+    let mut changed = base.clone();
+    let mut at = &mut changed;
+    for name in field.split('.') {
+        at = &mut at[name];
+    }
+    *at = value;
+    changed
+}
+
+#[tokio::test]
+async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
+    let sidecar = Sidecar::dev("").await;
+    let (api, buyer) = (sidecar.api, Buyer::new(&sidecar).await);
+    let leases = LeasesRequest {
+        vm: VM.to_owned(),
+        reports: vec![report(buyer.id, 1)],
+    };
+    let open = json!(open_of(&buyer.offer, 1));
+    let (top_up, close) = (
+        json!(top_up_of(&buyer.offer, buyer.id)),
+        json!(buyer.close(9)),
+    );
+    let requests = [
+        (DEPOSIT_OFFERS_PATH, json!(wish())),
+        (OPEN_PATH, open.clone()),
+        (TOP_UP_PATH, top_up.clone()),
+        (CLOSE_PATH, close.clone()),
+        (LEASES_PATH, json!(leases)),
+    ];
+    for (path, body) in &requests {
+        let mut request = api.request("POST", path, serde_json::to_vec(body).unwrap());
+        let headers = request.headers_mut();
+        headers.insert("authorization", "Bearer wrong".parse().unwrap());
+        let answer = api.send(request).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{path}");
+        for broken in [
+            json!({}),
+            with(body, "vm", json!("x")),
+            with(body, "vm", json!("z".repeat(32))),
+            with(body, "preimage", json!("00")),
+        ] {
+            let answer = post(api, path, &broken).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {broken}");
+        }
+    }
+    let calls = [
+        (OPEN_PATH, &open),
+        (TOP_UP_PATH, &top_up),
+        (CLOSE_PATH, &close),
+    ];
+    for (path, body) in calls {
+        for broken in [
+            with(body, "call.challenge_id", json!("")),
+            with(body, "call.challenge_id", json!("x".repeat(43))),
+            with(body, "call.challenge_id", json!("\n".repeat(44))),
+            with(body, "call.fingerprint", json!("ab")),
+            with(body, "call.payment_hash", json!("ab")),
+            with(body, "call.expires", json!(u64::MAX)),
+            with(body, "call.more", json!(1)),
+        ] {
+            let answer = post(api, path, &broken).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {broken}");
+        }
+    }
+    for broken in [
+        with(&open, "price", json!(0)),
+        with(&open, "idle_timeout_seconds", json!(0)),
+        with(&open, "idle_timeout_seconds", json!(u64::MAX)),
+        with(&open, "service", json!("a b")),
+        with(&open, "return_invoice", json!("l".repeat(2_049))),
+        with(&open, "lease.account", json!("00".repeat(32))),
+        with(&open, "lease.used", json!(-1)),
+    ] {
+        let answer = post(api, OPEN_PATH, &broken).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{broken}");
+    }
+    let other = json!(report(PaymentHash([3; 32]), 1));
+    let answer = post(api, CLOSE_PATH, &with(&close, "lease", other)).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let answer = post(api, OPEN_PATH, &open).await.json();
+    assert_eq!(
+        answer["result"],
+        json!(OpenResult::Opened),
+        "nothing of it counted"
+    );
+}
