@@ -43,8 +43,12 @@ pub(crate) enum Map {
 #[repr(u32)]
 pub(crate) enum Action {
     Continue = 0,
-    /// For trailers: nothing goes on until the stream is continued.
+    /// For trailers: nothing goes on until the stream is continued. For a body the same; Envoy keeps
+    /// what there is of it, and resets the stream if that outgrows its buffer.
     Stop = 1,
+    /// For a body: the same, but a full buffer slows the upstream down.
+    #[cfg(feature = "payment")]
+    StopAndPress = 2,
     /// For headers: neither they nor body nor trailers go on until the stream is continued. With
     /// [`Self::Stop`] a listener set to `allow_on_headers_stop_iteration` would let the body go on,
     /// and the headers with it.
@@ -55,6 +59,8 @@ pub(crate) enum Action {
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub(crate) enum Buffer {
+    #[cfg(feature = "payment")]
+    ResponseBody = 1,
     CallBody = 4,
     PluginConfiguration = 7,
 }
@@ -71,6 +77,8 @@ pub(crate) enum MetricKind {
 unsafe extern "C" {
     safe fn proxy_set_effective_context(context: u32) -> u32;
     safe fn proxy_continue_stream(stream_type: u32) -> u32;
+    #[cfg(feature = "payment")]
+    safe fn proxy_close_stream(stream_type: u32) -> u32;
     safe fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     safe fn proxy_increment_metric(metric: u32, offset: i64) -> u32;
     safe fn proxy_record_metric(metric: u32, value: u64) -> u32;
@@ -90,6 +98,14 @@ unsafe extern "C" {
         max: usize,
         data: *mut *mut u8,
         size: *mut usize,
+    ) -> u32;
+    #[cfg(feature = "payment")]
+    fn proxy_set_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        length: usize,
+        data: *const u8,
+        size: usize,
     ) -> u32;
     fn proxy_get_property(
         path: *const u8,
@@ -232,6 +248,19 @@ pub(crate) fn continue_request() -> Hosted<()> {
     hosted(proxy_continue_stream(0))
 }
 
+/// Lets what Envoy keeps of the effective context's response go on. Never before its headers have
+/// come, and never for a stream that may be gone: either crashes Envoy.
+#[cfg(feature = "payment")]
+pub(crate) fn continue_response() -> Hosted<()> {
+    hosted(proxy_continue_stream(1))
+}
+
+/// Resets the effective context's stream, once this callback has returned.
+#[cfg(feature = "payment")]
+pub(crate) fn close_response() -> Hosted<()> {
+    hosted(proxy_close_stream(1))
+}
+
 pub(crate) fn set_tick_period(milliseconds: u32) -> Hosted<()> {
     hosted(proxy_set_tick_period_milliseconds(milliseconds))
 }
@@ -274,6 +303,27 @@ pub(crate) fn header(map: Map, name: &[u8]) -> Hosted<Received> {
 pub(crate) fn buffer(buffer: Buffer, max: usize) -> Hosted<Received> {
     // SAFETY: the host writes one pointer and one size.
     receive(|data, size| unsafe { proxy_get_buffer_bytes(buffer as u32, 0, max, data, size) })
+}
+
+/// Puts other bytes in the place of a response's body, as far as Envoy shows or keeps it. Outside of
+/// a body callback only after one that returned [`Action::Stop`].
+#[cfg(feature = "payment")]
+pub(crate) fn replace_response_body(bytes: &[u8]) -> Hosted<()> {
+    set_response_body(0, bytes)
+}
+
+/// Puts bytes after it, under the same condition.
+#[cfg(feature = "payment")]
+pub(crate) fn append_response_body(bytes: &[u8]) -> Hosted<()> {
+    set_response_body(isize::MAX.unsigned_abs(), bytes)
+}
+
+#[cfg(feature = "payment")]
+fn set_response_body(start: usize, bytes: &[u8]) -> Hosted<()> {
+    let length = isize::MAX.unsigned_abs();
+    let buffer = Buffer::ResponseBody as u32;
+    // SAFETY: the host reads one byte string.
+    hosted(unsafe { proxy_set_buffer_bytes(buffer, start, length, bytes.as_ptr(), bytes.len()) })
 }
 
 /// A property; the parts of `path` are joined with NUL.
@@ -439,7 +489,19 @@ extern "C" fn boltgate_on_request_trailers(context: u32, _trailers: usize) -> u3
 /// Payment scheme does not cost.
 #[cfg(feature = "payment")]
 #[unsafe(no_mangle)]
-extern "C" fn boltgate_on_response_headers(context: u32, _headers: usize, _end: u32) -> u32 {
-    crate::host::on_response_headers(context);
-    Action::Continue as u32
+extern "C" fn boltgate_on_response_headers(context: u32, _headers: usize, end: u32) -> u32 {
+    crate::host::on_response_headers(context, end != 0) as u32
+}
+
+/// The same goes for each chunk of each response.
+#[cfg(feature = "payment")]
+#[unsafe(no_mangle)]
+extern "C" fn boltgate_on_response_body(context: u32, size: usize, end: u32) -> u32 {
+    crate::host::on_response_body(context, size, end != 0) as u32
+}
+
+#[cfg(feature = "payment")]
+#[unsafe(no_mangle)]
+extern "C" fn boltgate_on_response_trailers(context: u32, _trailers: usize) -> u32 {
+    crate::host::on_response_trailers(context) as u32
 }

@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use protocol::keys::ChallengeKeys;
-use protocol::policy::{ChargeTerms, PluginConfig, SessionTerms};
+use protocol::policy::{ChargeTerms, PluginConfig, SessionTerms, Unit};
 use protocol::time::UnixSeconds;
 
 pub use self::claims::Claimed;
@@ -132,6 +132,12 @@ impl Admission {
             ),
         };
         fields.into_iter().take(count)
+    }
+
+    /// Each event of the response costs a unit, if it is a stream of them.
+    #[must_use]
+    pub fn is_by_event(&self) -> bool {
+        matches!(self, Self::Session(spent) if spent.unit() == Unit::Event)
     }
 }
 
@@ -325,11 +331,13 @@ impl Gate {
         self.state.waiting.holds(stream)
     }
 
-    /// Requests wait for a turn, or for units of a session: tick soon.
+    /// Requests wait for a turn, requests or streams for units of a session: tick soon.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         let waiting = &self.state.waiting;
-        waiting.has_due() || payment::IS_BUILT_IN && waiting.units.len() > 0
+        waiting.has_due()
+            || payment::IS_BUILT_IN
+                && (waiting.units.len() > 0 || self.state.sessions.streams.want_ticks())
     }
 
     /// The next held request that need not wait any longer.

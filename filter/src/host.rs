@@ -11,6 +11,8 @@
 mod metrics;
 #[cfg(feature = "payment")]
 mod receipts;
+#[cfg(feature = "payment")]
+mod streams;
 mod turns;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +27,8 @@ use proxy_wasm::types::LogLevel;
 use self::metrics::Metrics;
 #[cfg(feature = "payment")]
 pub(crate) use self::receipts::on_response_headers;
+#[cfg(feature = "payment")]
+pub(crate) use self::streams::{on_response_body, on_response_trailers};
 use self::turns::Calls;
 use crate::abi::{self, Action, Buffer, Map};
 use crate::flow::{Decision, Edit, Gate, Note, Notice, Now, Origin, Reply, Surroundings, trailers};
@@ -350,6 +354,10 @@ fn forward(root: &Root, map: Map, edits: &[Edit<'_>], note: &Note) -> abi::Hoste
     if let Some(admitted) = &note.admitted {
         for (name, value) in admitted.trusted_fields() {
             abi::add_header(map, name.as_bytes(), value.as_bytes())?;
+        }
+        if admitted.is_by_event() {
+            // What is compressed cannot be metered.
+            abi::replace_header(map, b"accept-encoding", b"identity")?;
         }
     }
     tell(root, note);

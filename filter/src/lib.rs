@@ -5,6 +5,7 @@
 //! | [`flow`] | the gate: a pure state machine, events in, decisions and calls out |
 //! | [`head`], [`pairs`], [`path`] | what a request says, read in place |
 //! | [`lease`] | what this VM may spend of accounts without asking |
+//! | [`meter`] | events of a stream, each for a unit |
 //! | [`outcome`] | the closed set of words in logs and metrics |
 //! | `host` | callbacks of Envoy to events, decisions to host calls; wasm only |
 //! | `abi` | the proxy-wasm ABI itself, all `unsafe` code; wasm only |
@@ -15,6 +16,7 @@
 pub mod flow;
 pub mod head;
 pub mod lease;
+pub mod meter;
 pub mod outcome;
 pub mod pairs;
 pub mod path;

@@ -315,6 +315,17 @@ impl Reply {
             .with_retry_after(retry_after)
     }
 
+    /// 502 in the place of a response whose events cannot be counted.
+    #[must_use]
+    pub fn uncountable(service: &super::ServiceTag) -> Self {
+        let note = Note {
+            service: Some(service.clone()),
+            ..Note::of(Outcome::Unavailable)
+        };
+        let detail = "the upstream has compressed a stream whose events are sold one by one";
+        Self::problem(("Bad Gateway", 502, 14), detail, Manner::default(), note)
+    }
+
     /// 503 for a request about which nothing is known any more.
     #[must_use]
     pub fn fault() -> Self {

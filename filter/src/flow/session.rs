@@ -8,6 +8,7 @@ mod prices;
 mod queue;
 mod recent;
 mod reports;
+mod streams;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -25,6 +26,7 @@ pub(super) use self::prices::FormerPrices;
 pub(super) use self::queue::{Asker, Units};
 pub(super) use self::recent::Recent;
 pub(super) use self::reports::Reports;
+pub(super) use self::streams::Streams;
 
 use super::limits::{Clients, Limits};
 use super::stock::Offer;
@@ -106,6 +108,12 @@ impl Spent {
         self.bearer.price
     }
 
+    /// The service that was asked for.
+    #[must_use]
+    pub const fn tag(&self) -> &ServiceTag {
+        &self.tag
+    }
+
     /// What one unit is.
     #[must_use]
     pub const fn unit(&self) -> Unit {
@@ -128,6 +136,7 @@ pub(super) struct Sessions {
     pub(super) in_vain: Recent<InVain>,
     pub(super) deposits: Deposits,
     pub(super) former_prices: FormerPrices,
+    pub(super) streams: Streams,
     /// Of calls about a session as a whole.
     pub(super) errands: u64,
 }
@@ -147,6 +156,7 @@ impl Sessions {
             in_vain: Recent::new(MOST_IN_VAIN),
             deposits: Deposits::default(),
             former_prices: FormerPrices::default(),
+            streams: Streams::default(),
             errands: 0,
         }
     }

@@ -1,7 +1,8 @@
 //! Receipts on responses: nearly all of them have none, and those are looked at no further.
 
+use super::streams::{self, Begun};
 use super::{ROOTS, Root};
-use crate::abi::{self, Map};
+use crate::abi::{self, Action, Map};
 use crate::flow::{Admission, Awaited, cache_control};
 
 /// Streams looked for in one tick, to see whether they have ended without a response.
@@ -23,7 +24,7 @@ enum Status {
 ///
 /// A stream that ends without any response headers was ended by its client: whatever the upstream
 /// does or fails to do, Envoy makes a response of it.
-pub(crate) fn on_response_headers(context: u32) {
+pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     let mut gives_receipts = false;
     let awaited = ROOTS.with(|roots| {
         let roots = roots.try_borrow().ok()?;
@@ -35,9 +36,18 @@ pub(crate) fn on_response_headers(context: u32) {
     });
     match awaited {
         // Replies of the gate's come here as well.
-        Some((_, Awaited::Reply)) => return,
+        Some((_, Awaited::Reply)) => return Action::Continue,
         Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
-            (Status::Success, paid) => return give(paid),
+            (Status::Success, paid) => {
+                if let Admission::Session(spent) = paid
+                    && paid.is_by_event()
+                    && streams::begin(&root, context, spent, end) == Begun::Refused
+                {
+                    return Action::StopAll;
+                }
+                give(paid);
+                return Action::Continue;
+            }
             (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
                 if let Ok(mut gate) = root.gate.try_borrow_mut() {
                     gate.give_back(spent);
@@ -50,6 +60,7 @@ pub(crate) fn on_response_headers(context: u32) {
     if gives_receipts {
         let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);
     }
+    Action::Continue
 }
 
 fn status() -> Status {

@@ -41,9 +41,14 @@ pub(super) fn tick(root: &Root) {
     if let Ok(mut gate) = root.gate.try_borrow_mut() {
         gate.tick(now());
     }
+    #[cfg(feature = "payment")]
+    super::streams::take_turns(root, true);
     after_event(root);
     #[cfg(feature = "payment")]
-    super::receipts::forget_ended(root);
+    {
+        super::receipts::forget_ended(root);
+        super::streams::look(root);
+    }
 }
 
 pub(super) fn answered(root: &Root, token: u32, headers: usize, body_size: usize) {
@@ -78,6 +83,8 @@ pub(super) fn answered(root: &Root, token: u32, headers: usize, body_size: usize
         body: body.as_deref().unwrap_or_default(),
     };
     tell_gate(root, kind, &answer);
+    #[cfg(feature = "payment")]
+    super::streams::take_turns(root, false);
     after_event(root);
 }
 

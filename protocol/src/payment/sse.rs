@@ -92,6 +92,7 @@ impl Scanner {
             scanner: self,
             chunk,
             at: 0,
+            free: 0,
         }
     }
 
@@ -196,6 +197,16 @@ pub struct Events<'s, 'c> {
     scanner: &'s mut Scanner,
     chunk: &'c [u8],
     at: usize,
+    free: usize,
+}
+
+impl Events<'_, '_> {
+    /// Offset in the chunk just after the last blank line so far that ended no event with data:
+    /// comments for instance, which need not wait for what comes after them. 0 if there was none.
+    #[must_use]
+    pub const fn free(&self) -> usize {
+        self.free
+    }
 }
 
 impl Iterator for Events<'_, '_> {
@@ -222,8 +233,12 @@ impl Iterator for Events<'_, '_> {
                     _ => 1,
                 };
             self.scanner.after_cr = line_break == b"\r";
+            let is_blank = line.is_empty() && self.scanner.head_len == 0;
             if let Some(kind) = self.scanner.end_line(line) {
                 return Some(Event { end: self.at, kind });
+            }
+            if is_blank {
+                self.free = self.at;
             }
         }
     }

@@ -364,6 +364,7 @@ impl State {
             }
         }
         self.serve_waiting(config, account, now);
+        self.sessions.streams.heard_of(heard);
     }
 
     /// Spends what has come for those who wait, in the order of their arrival.
@@ -389,9 +390,11 @@ impl State {
     }
 
     /// Nobody is to be asked for on behalf of nobody.
-    fn stop_asking_in_vain(&mut self, account: &AccountId) {
+    pub(super) fn stop_asking_in_vain(&mut self, account: &AccountId) {
         if self.waiting.units.first(account).is_none() {
-            self.sessions.leases.stop_waiting(account);
+            if !self.sessions.streams.wait_for(account) {
+                self.sessions.leases.stop_waiting(account);
+            }
             self.waiting.units.forget_empty(account);
         }
     }

@@ -77,7 +77,7 @@ impl State {
             return;
         }
         let timeout_ms = millis(config.sidecar.timeout).min(TIMEOUT_MS);
-        let is_awaited = self.waiting.units.len() > 0;
+        let is_awaited = self.waiting.units.len() > 0 || sessions.streams.are_waiting();
         // A call that never came back by itself: the host answers each, if only with a timeout.
         let lost_ms = timeout_ms.saturating_add(250);
         if !sessions.reports.is_due(is_awaited, lost_ms, now.steady_ms) {

@@ -157,3 +157,21 @@ fn who_stops_at_an_event_goes_on_after_it() {
         [(9, Kind::Data), (23, Kind::Done)]
     );
 }
+
+#[test]
+fn blank_lines_that_end_nothing_with_data_are_known() {
+    let mut scanner = Scanner::new();
+    let mut free = |chunk: &[u8]| {
+        let mut events = scanner.feed(chunk);
+        while events.next().is_some() {}
+        events.free()
+    };
+    assert_eq!(free(b": one\n\n: two\n\nid: 1\n"), 14);
+    assert_eq!(free(b"event: x\n"), 0);
+    assert_eq!(free(b"\n"), 1);
+    assert_eq!(free(b"data: x\n\n"), 0);
+    assert_eq!(free(b"\r"), 1);
+    assert_eq!(free(b"\n"), 0);
+    assert_eq!(free(b"\n: cut"), 1);
+    assert_eq!(free(b"\n"), 0);
+}

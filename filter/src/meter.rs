@@ -1,0 +1,574 @@
+//! Metering of one stream of server-sent events: a unit for each event with data.
+//!
+//! A pure state machine. Chunks of the response's body, its trailers and ticks go in; what the body
+//! buffer becomes and what Envoy is to do come out. Bytes leave in order, none is lost or doubled,
+//! and no event with data leaves before a unit was taken for it.
+//!
+//! When a unit is lacking, what is paid leaves, and the rest waits here until there is credit
+//! again, while the connection stays. What makes that intricate is when Envoy lets a filter touch
+//! a response's body (measured with Envoy 1.40):
+//!
+//! | a callback said | until the next one |
+//! |---|---|
+//! | [`Go::On`] | nothing can be put into the body |
+//! | [`Go::Stop`] | a tick may change the body and let it go; Envoy resets a stream whose body outgrows its buffer |
+//! | [`Go::Press`] | Envoy keeps what there is and stops reading from the upstream when its buffer is full; a tick can let all of it go, and must not touch it |
+//!
+//! After [`Go::Stop`] the next chunk is added to the buffer before the callback, and a `resume`
+//! within the callback lets the buffer go at once. Once the end of the stream has been seen,
+//! whatever is let go ends the response. So:
+//!
+//! - Normally chunks go on, less the start of an event that is not finished yet.
+//! - The chunk that cannot be paid whole: its paid part stays in the buffer, the rest comes here,
+//!   Stop; the next tick or chunk lets the paid part go.
+//! - While little waits here: the same for each chunk, so that a tick can let go what is paid since.
+//! - When more waits than [`SOFT_LIMIT`], all of it goes into Envoy's buffer, and there is
+//!   back-pressure. From then on all of it has to be paid before any of it leaves.
+//! - The stream has ended: all has to be paid before any of it leaves.
+
+mod backlog;
+#[cfg(test)]
+mod tests;
+
+use self::backlog::Backlog;
+
+/// With more bytes than this waiting here the upstream is slowed down.
+pub const SOFT_LIMIT: usize = 256 * 1024;
+/// What Envoy's buffer surely holds beside a chunk. More than this is put into it only where that
+/// cannot reset the stream.
+const PUT_AT_ONCE: usize = 512 * 1024;
+/// Most bytes that are put into Envoy's buffer and let go at once. What overflows the buffer resets
+/// the stream within the call, and to let go a stream that is gone crashes Envoy: so more than this
+/// waits in the buffer for the next tick, which first looks whether the stream is still there.
+const SLICE: usize = 16 * 1024;
+
+/// A chunk as large as this comes from an upstream that has more.
+const LARGE_CHUNK: usize = 64 * 1024;
+
+/// Where units come from.
+pub trait Till {
+    /// Takes one unit of the price; `false` if there is none just now.
+    fn take(&mut self) -> bool;
+    /// The event that says what the stream has cost.
+    fn receipt(&self, units: u64) -> String;
+}
+
+/// What becomes of the response's body buffer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// It stays.
+    Keep,
+    /// It becomes this.
+    Replace(Vec<u8>),
+    /// This is added to it.
+    Append(Vec<u8>),
+}
+
+/// What Envoy is to do with the stream.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Go {
+    /// Go on.
+    On,
+    /// Keep what is in the buffer.
+    Stop,
+    /// The same, and slow the upstream down when the buffer is full.
+    Press,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[must_use]
+pub struct Step {
+    /// First.
+    pub change: Change,
+    /// Then: let go what is in the buffer.
+    pub resume: bool,
+    /// Or: end the stream, now that the client has all that it will get.
+    pub close: bool,
+    /// The value that a callback of the stream returns; without meaning for a tick.
+    pub go: Go,
+}
+
+impl Step {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        change: Change::Keep,
+        resume: false,
+        close: false,
+        go: Go::On,
+    };
+
+    const fn go(go: Go) -> Self {
+        Self {
+            go,
+            ..Self::NOTHING
+        }
+    }
+
+    const fn resume(change: Change, go: Go) -> Self {
+        Self {
+            change,
+            resume: true,
+            close: false,
+            go,
+        }
+    }
+}
+
+/// What the last callback of the stream said, and what that means.
+#[derive(Debug)]
+enum Mode {
+    /// On.
+    Passing,
+    /// Stop. Envoy's buffer begins with so many bytes that may leave.
+    Stopped { kept: usize },
+    /// Press, with an empty buffer: too much waits here to be put there by this callback.
+    Pressing,
+    /// Press, with all that waits in Envoy's buffer.
+    Pressed {
+        /// Units that are lacking for it.
+        owed: u64,
+        /// Units that were taken for it.
+        paid: u64,
+    },
+    /// The client has been told that it ends here; whatever else comes is dropped.
+    Cut,
+    /// Envoy has all of it, the end included.
+    Over,
+}
+
+/// The state of one stream.
+pub struct Meter {
+    backlog: Backlog,
+    mode: Mode,
+    /// The end of the body or trailers have come.
+    has_ended: bool,
+    /// The client has been told that units are lacking.
+    is_told: bool,
+    /// Units taken for what will never leave.
+    wasted: u64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts what would have to be paid.
+struct OnCredit<'t, T> {
+    till: &'t T,
+    units: u64,
+}
+
+impl<T: Till> Till for OnCredit<'_, T> {
+    fn take(&mut self) -> bool {
+        self.units = self.units.saturating_add(1);
+        true
+    }
+
+    fn receipt(&self, units: u64) -> String {
+        self.till.receipt(units)
+    }
+}
+
+impl Meter {
+    /// A stream whose response headers have come, and whose first unit is paid.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            backlog: Backlog::new(),
+            mode: Mode::Passing,
+            has_ended: false,
+            is_told: false,
+            wasted: 0,
+        }
+    }
+
+    /// A body callback. `buffer` is the whole of Envoy's buffer as it is shown, `end` that nothing
+    /// comes after it.
+    pub fn chunk(&mut self, buffer: &[u8], end: bool, till: &mut impl Till) -> Step {
+        self.has_ended |= end;
+        match &mut self.mode {
+            Mode::Passing => {
+                if end {
+                    self.backlog.take_in(buffer);
+                } else if self.backlog.passes(buffer, till) {
+                    return Step::NOTHING;
+                }
+                self.passing(buffer, till)
+            }
+            Mode::Stopped { kept } => {
+                let (kept, chunk) = buffer.split_at_checked(*kept).unwrap_or((buffer, &[]));
+                self.backlog.take_in(chunk);
+                self.stopped(kept, chunk.len(), till)
+            }
+            Mode::Pressing => {
+                self.backlog.take_in(buffer);
+                self.pressing(till)
+            }
+            Mode::Pressed { .. } => {
+                self.backlog.take_in(buffer);
+                self.pressed(till)
+            }
+            Mode::Cut => {
+                let change = Change::Replace(Vec::new());
+                if end {
+                    self.mode = Mode::Over;
+                    return Step::resume(change, Go::Stop);
+                }
+                Step {
+                    change,
+                    ..Step::go(Go::Stop)
+                }
+            }
+            Mode::Over => Step::NOTHING,
+        }
+    }
+
+    fn pay(&mut self, till: &mut impl Till) -> bool {
+        let units = self.backlog.units();
+        let is_paid = if self.has_ended {
+            self.backlog.finish(till)
+        } else {
+            self.backlog.pay(till)
+        };
+        self.is_told &= self.backlog.units() == units;
+        is_paid
+    }
+
+    /// After all that may leave has left.
+    const fn then_on(&mut self) {
+        self.mode = if self.has_ended {
+            Mode::Over
+        } else {
+            Mode::Passing
+        };
+    }
+
+    fn passing(&mut self, chunk: &[u8], till: &mut impl Till) -> Step {
+        let is_paid = self.pay(till);
+        let out: Vec<u8> = self.backlog.let_go(usize::MAX).collect();
+        // A large buffer that is stopped may be one too large. It goes on, and as the upstream is
+        // quick the next chunk is near.
+        let goes_on = is_paid || out.len() > LARGE_CHUNK && !self.has_ended;
+        let go = if goes_on {
+            self.then_on();
+            Go::On
+        } else {
+            self.mode = Mode::Stopped { kept: out.len() };
+            Go::Stop
+        };
+        let change = if out == chunk {
+            Change::Keep
+        } else {
+            Change::Replace(out)
+        };
+        Step {
+            change,
+            ..Step::go(go)
+        }
+    }
+
+    fn stopped(&mut self, kept: &[u8], chunk: usize, till: &mut impl Till) -> Step {
+        let is_paid = self.pay(till);
+        let replaced = |out: &[u8]| Change::Replace([kept, out].concat());
+        if self.has_ended && !is_paid {
+            let change = if chunk == 0 {
+                Change::Keep
+            } else {
+                replaced(&[])
+            };
+            return Step {
+                change,
+                ..Step::go(Go::Stop)
+            };
+        }
+        let most = if self.has_ended {
+            usize::MAX
+        } else {
+            SLICE.max(chunk)
+        };
+        let out: Vec<u8> = self.backlog.let_go(most).collect();
+        if out.len() > SLICE.max(chunk) {
+            self.mode = Mode::Stopped {
+                kept: kept.len() + out.len(),
+            };
+            return Step {
+                change: replaced(&out),
+                ..Step::go(Go::Stop)
+            };
+        }
+        let step = Step::resume(replaced(&out), Go::Stop);
+        if is_paid && self.backlog.open() == 0 {
+            self.then_on();
+            // At the end Envoy would send what is left, which is nothing, and end a second time.
+            let go = if self.has_ended { Go::Stop } else { Go::On };
+            return Step { go, ..step };
+        }
+        self.mode = Mode::Stopped { kept: 0 };
+        if self.backlog.len() <= SOFT_LIMIT || self.backlog.open() > 0 {
+            return step;
+        }
+        if self.backlog.len() > PUT_AT_ONCE || !kept.is_empty() || !out.is_empty() {
+            self.mode = Mode::Pressing;
+            return Step {
+                go: Go::Press,
+                ..step
+            };
+        }
+        self.press(till)
+    }
+
+    fn pressing(&mut self, till: &mut impl Till) -> Step {
+        let is_paid = self.pay(till);
+        if is_paid {
+            let out = self.backlog.let_go(usize::MAX).collect();
+            self.then_on();
+            return Step {
+                change: Change::Replace(out),
+                ..Step::NOTHING
+            };
+        }
+        if self.backlog.open() == 0 && !self.has_ended {
+            return self.press(till);
+        }
+        // From here a tick can go on.
+        let most = if self.has_ended { 0 } else { SLICE };
+        let out: Vec<u8> = self.backlog.let_go(most).collect();
+        self.mode = Mode::Stopped { kept: out.len() };
+        Step {
+            change: Change::Replace(out),
+            ..Step::go(Go::Stop)
+        }
+    }
+
+    /// Gives Envoy all that waits, to be paid as a whole.
+    fn press(&mut self, till: &impl Till) -> Step {
+        self.mode = Mode::Pressed { owed: 0, paid: 0 };
+        self.put_on_credit(till)
+    }
+
+    fn put_on_credit(&mut self, till: &impl Till) -> Step {
+        let mut credit = OnCredit { till, units: 0 };
+        self.pay(&mut credit);
+        if let Mode::Pressed { owed, .. } = &mut self.mode {
+            *owed = owed.saturating_add(credit.units);
+        }
+        let out = self.backlog.let_go(usize::MAX).collect();
+        Step {
+            change: Change::Replace(out),
+            ..Step::go(Go::Press)
+        }
+    }
+
+    fn pressed(&mut self, till: &mut impl Till) -> Step {
+        let step = self.put_on_credit(till);
+        if self.pay_owed(till) {
+            self.then_on();
+            return Step { go: Go::On, ..step };
+        }
+        step
+    }
+
+    fn pay_owed(&mut self, till: &mut impl Till) -> bool {
+        let Mode::Pressed { owed, paid } = &mut self.mode else {
+            return false;
+        };
+        while *owed > 0 && till.take() {
+            *owed -= 1;
+            *paid = paid.saturating_add(1);
+        }
+        *owed == 0
+    }
+
+    /// The trailers callback. The unfinished event that is lost where nothing can be put into the
+    /// body any more is one that readers drop.
+    pub fn trailers(&mut self, till: &mut impl Till) -> Step {
+        self.has_ended = true;
+        match self.mode {
+            Mode::Passing | Mode::Pressing | Mode::Over => {
+                self.mode = Mode::Over;
+                Step::NOTHING
+            }
+            Mode::Stopped { .. } => {
+                let step = self.tick(till, None);
+                Step {
+                    go: Go::Stop,
+                    ..step
+                }
+            }
+            Mode::Pressed { .. } => {
+                if self.pay_owed(till) {
+                    self.mode = Mode::Over;
+                    return Step::NOTHING;
+                }
+                Step::go(Go::Stop)
+            }
+            Mode::Cut => {
+                self.mode = Mode::Over;
+                Step::resume(Change::Keep, Go::Stop)
+            }
+        }
+    }
+
+    /// Time has passed, or there may be credit. `word` tells the client that units are lacking, if
+    /// they still are (see [`Self::wants_word`]).
+    pub fn tick(&mut self, till: &mut impl Till, word: Option<String>) -> Step {
+        match self.mode {
+            Mode::Passing | Mode::Pressing | Mode::Over => Step::NOTHING,
+            Mode::Stopped { kept } => {
+                let is_paid = self.pay(till);
+                if self.has_ended {
+                    if !is_paid {
+                        return Step::NOTHING;
+                    }
+                    let out = self.backlog.let_go(usize::MAX).collect();
+                    return self.end_with(kept, out);
+                }
+                let mut out: Vec<u8> = self.backlog.let_go(SLICE).collect();
+                if let Some(word) = word.filter(|_| self.wants_word() && self.backlog.open() == 0) {
+                    out.extend_from_slice(word.as_bytes());
+                    self.is_told = true;
+                }
+                if kept == 0 && out.is_empty() {
+                    return Step::NOTHING;
+                }
+                self.mode = Mode::Stopped { kept: 0 };
+                Step::resume(Change::Append(out), Go::Stop)
+            }
+            Mode::Pressed { .. } => {
+                if !self.pay_owed(till) {
+                    return Step::NOTHING;
+                }
+                self.then_on();
+                Step::resume(Change::Keep, Go::Stop)
+            }
+            Mode::Cut => {
+                self.mode = Mode::Over;
+                Step {
+                    close: true,
+                    ..Step::NOTHING
+                }
+            }
+        }
+    }
+
+    /// Lets the last of the stream go, after so many bytes that are in Envoy's buffer.
+    fn end_with(&mut self, kept: usize, out: Vec<u8>) -> Step {
+        if out.len() > SLICE {
+            self.mode = Mode::Stopped {
+                kept: kept + out.len(),
+            };
+            return Step {
+                change: Change::Append(out),
+                ..Step::go(Go::Stop)
+            };
+        }
+        self.mode = Mode::Over;
+        Step::resume(Change::Append(out), Go::Stop)
+    }
+
+    /// Nobody has paid, and nobody will be waited for: what is paid leaves, `word` says that it is
+    /// the end, and the rest is dropped. To be said again while the stream [`Self::is_waiting`].
+    pub fn time_out(&mut self, till: &impl Till, word: &str) -> Step {
+        match self.mode {
+            Mode::Stopped { .. } if self.backlog.open() > SLICE && !self.has_ended => {
+                let out = self.backlog.let_go(SLICE).collect();
+                self.mode = Mode::Stopped { kept: 0 };
+                Step::resume(Change::Append(out), Go::Stop)
+            }
+            Mode::Stopped { kept } => {
+                self.backlog.cut(till);
+                let mut out: Vec<u8> = self.backlog.let_go(usize::MAX).collect();
+                out.extend_from_slice(word.as_bytes());
+                if self.has_ended {
+                    return self.end_with(kept, out);
+                }
+                self.mode = Mode::Cut;
+                Step::resume(Change::Append(out), Go::Stop)
+            }
+            // Nothing more can be said.
+            Mode::Passing | Mode::Pressing | Mode::Pressed { .. } => {
+                if let Mode::Pressed { paid, .. } = self.mode {
+                    self.wasted = paid;
+                }
+                self.mode = Mode::Over;
+                Step {
+                    close: true,
+                    ..Step::NOTHING
+                }
+            }
+            Mode::Cut | Mode::Over => Step::NOTHING,
+        }
+    }
+
+    /// A unit is lacking, and a tick could tell the client so.
+    #[must_use]
+    pub const fn wants_word(&self) -> bool {
+        matches!(self.mode, Mode::Stopped { .. })
+            && self.backlog.lacks()
+            && !self.has_ended
+            && !self.is_told
+    }
+
+    /// Units are lacking.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        match self.mode {
+            Mode::Passing | Mode::Stopped { .. } | Mode::Pressing => self.backlog.lacks(),
+            Mode::Pressed { owed, .. } => owed > 0,
+            Mode::Cut | Mode::Over => false,
+        }
+    }
+
+    /// A tick is needed.
+    #[must_use]
+    pub const fn wants_tick(&self) -> bool {
+        match self.mode {
+            Mode::Passing | Mode::Pressing | Mode::Over => false,
+            Mode::Stopped { kept } => kept > 0 || self.backlog.open() > 0 || self.backlog.lacks(),
+            Mode::Pressed { .. } | Mode::Cut => true,
+        }
+    }
+
+    /// Units taken so far, the one that came with the request included. While more is owed for what
+    /// Envoy keeps, that only grows as it is paid.
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
+        match self.mode {
+            Mode::Pressed { owed, .. } => self.backlog.units().saturating_sub(owed),
+            _ => self.backlog.units(),
+        }
+    }
+
+    /// Nothing waits, neither here nor in Envoy's buffer, and more may come.
+    #[must_use]
+    pub const fn is_quiet(&self) -> bool {
+        matches!(self.mode, Mode::Passing) && !self.backlog.lacks()
+    }
+
+    /// Envoy has all of the stream.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.mode, Mode::Over)
+    }
+
+    /// Bytes that wait here.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// Units that were taken for events that have not left, should the stream be gone now, or that
+    /// have bought nothing by its end.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        let pressed = match self.mode {
+            Mode::Pressed { paid, .. } => paid,
+            _ => self.wasted,
+        };
+        let prepaid = self.has_ended && self.backlog.has_prepaid();
+        self.backlog.unsent() + pressed + u64::from(prepaid)
+    }
+}
