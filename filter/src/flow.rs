@@ -201,8 +201,6 @@ pub struct Origin {
     pub token: Option<String>,
     /// Random: names this gate to the sidecar.
     pub vm: [u8; 16],
-    /// Random: leases of this gate are numbered from it on.
-    pub holders: [u8; 16],
 }
 
 /// The state behind one plugin configuration in one VM.
@@ -255,7 +253,7 @@ impl Gate {
                 .iter()
                 .map(|service| service.name().into())
                 .collect(),
-            sessions: Sessions::new(&config, limits, origin.holders),
+            sessions: Sessions::new(&config, limits, &origin.vm),
             sidecar: Sidecar::new(&config, origin),
             keys: Keys::default(),
             verdicts: Verdicts::new(TOKENS),
@@ -278,8 +276,10 @@ impl Gate {
                 self.state.keys = other.state.keys.clone();
                 self.state.derive_keys(&self.config);
             }
-            self.state.claims.inherit(&other.state.claims);
-            if self.state.sessions.are_sold {
+            if payment::IS_BUILT_IN {
+                self.state.claims.inherit(&other.state.claims);
+            }
+            if self.state.sessions.are_sold() {
                 let former = &other.state.sessions.former_prices;
                 let (policy, now) = (&other.config.policy, UnixSeconds(now.ms / 1_000));
                 let prices = &mut self.state.sessions.former_prices;
@@ -296,7 +296,8 @@ impl Gate {
         around: &impl Surroundings,
     ) -> Decision<'h> {
         let decision = decide::request(&self.config, &mut self.state, stream, head, around);
-        if let Decision::Forward { note, .. } = &decision
+        if payment::IS_BUILT_IN
+            && let Decision::Forward { note, .. } = &decision
             && let Some(paid @ Admission::Session(_)) = &note.admitted
         {
             let paid = Awaited::Paid(paid.clone());
@@ -354,7 +355,7 @@ impl Gate {
             Turn::Reply(_) => Some(Awaited::Reply),
             _ => None,
         };
-        if let Some(awaited) = awaited {
+        if let Some(awaited) = awaited.filter(|_| payment::IS_BUILT_IN) {
             self.state.receipts.await_one(due.stream, awaited);
         }
         decide::answer(&self.config, &mut self.state, due.turn)

@@ -90,12 +90,8 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
         return false;
     }
     let token = std::env::var(&config.sidecar.token_env).ok();
-    let origin = Origin {
-        token,
-        vm: random(),
-        holders: random(),
-    };
-    let mut gate = Gate::new(config, origin);
+    let vm = random();
+    let mut gate = Gate::new(config, Origin { token, vm });
     drop_dead_roots(root);
     ROOTS.with(|roots| {
         let Ok(roots) = roots.try_borrow() else {
@@ -130,6 +126,7 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
 
 pub(crate) fn on_tick(root: u32) {
     if let Some(root) = find(root) {
+        #[cfg(feature = "payment")]
         if ROOTS.with(|roots| roots.try_borrow().is_ok_and(|roots| roots.len() > 1)) {
             drop_dead_roots(root.id);
         }
@@ -257,9 +254,22 @@ fn find(root: u32) -> Option<Rc<Root>> {
     })
 }
 
+/// Forgets the gates of root contexts that Envoy has deleted. Nobody tells us of that: the callback
+/// that would is also called for every stream, and costs as much as reading a header.
+#[cfg(not(feature = "payment"))]
+fn drop_dead_roots(this: u32) {
+    ROOTS.with(|roots| {
+        if let Ok(mut roots) = roots.try_borrow_mut() {
+            roots.retain(|root| root.id == this || abi::set_effective_context(root.id).is_ok());
+        }
+    });
+    let _ = abi::set_effective_context(this);
+}
+
 /// Forgets the gates of root contexts that Envoy has deleted; what they have left to say another
 /// gate takes over. Nobody tells us of that: the callback that would is also called for every
 /// stream, and costs as much as reading a header.
+#[cfg(feature = "payment")]
 fn drop_dead_roots(this: u32) {
     let dead: Vec<Rc<Root>> = ROOTS.with(|roots| {
         let Ok(mut roots) = roots.try_borrow_mut() else {
@@ -280,6 +290,7 @@ fn drop_dead_roots(this: u32) {
 }
 
 /// Gives what a gate without a root context has left to say to one that has the same sidecar.
+#[cfg(feature = "payment")]
 fn hand_over(gate: Gate) {
     let mut left = Some(gate);
     ROOTS.with(|roots| {

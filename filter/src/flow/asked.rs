@@ -231,7 +231,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
         let service = self.config.policy.services().get(index);
         let l402 = !self.is_elsewhere && service.is_some_and(Service::sells_l402);
         let is_private = |payment| payment::is_private(payment, self.head);
-        if !self.config.payment.as_ref().is_some_and(is_private) {
+        if !payment::IS_BUILT_IN || !self.config.payment.as_ref().is_some_and(is_private) {
             return Wanted {
                 l402,
                 ..Wanted::NOTHING

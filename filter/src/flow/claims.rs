@@ -314,6 +314,9 @@ impl Gate {
 
     /// The stream was not forwarded, although the gate had said so.
     pub fn not_forwarded(&mut self, stream: u32, note: &Note) {
+        if !payment::IS_BUILT_IN {
+            return;
+        }
         let _ = self.receipt_for(stream);
         match &note.admitted {
             Some(Admission::Charge(claimed)) => {

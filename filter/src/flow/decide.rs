@@ -68,7 +68,7 @@ pub(super) fn request<'h>(
     }
     let mut taken = None;
     if payment::IS_BUILT_IN
-        && state.sessions.are_sold
+        && state.sessions.are_sold()
         && !is_preflight
         && clean::may_hold_payment(head)
     {

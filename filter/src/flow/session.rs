@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use protocol::amount::Sat;
+use protocol::hash::sha256;
 use protocol::keys::ChallengeKeys;
 use protocol::lease::{AccountId, HolderId};
 use protocol::payment::SessionCall;
@@ -124,7 +125,7 @@ impl Spent {
 /// All that a gate knows of sessions.
 pub(super) struct Sessions {
     /// A service takes them.
-    pub(super) are_sold: bool,
+    is_any_sold: bool,
     /// Of the realm; `None` while there are no keys.
     pub(super) keys: Option<ChallengeKeys>,
     pub(super) leases: Leases,
@@ -142,17 +143,20 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(config: &PluginConfig, limits: Limits, seed: [u8; 16]) -> Self {
+    pub(super) fn new(config: &PluginConfig, limits: Limits, vm: &[u8; 16]) -> Self {
         let services = config.policy.services();
-        let are_sold = payment::IS_BUILT_IN && services.iter().any(|one| one.session().is_some());
-        let table_seed = u64::from_le_bytes(*seed.first_chunk().unwrap_or(&[1; 8]));
+        let is_any_sold = services.iter().any(|one| one.session().is_some());
+        let (holders, table) = match payment::IS_BUILT_IN {
+            true => seeds(vm),
+            false => ([0; 16], 0),
+        };
         Self {
-            are_sold,
+            is_any_sold,
             keys: None,
-            leases: Leases::new(Times::default(), seed),
+            leases: Leases::new(Times::default(), holders),
             reports: Reports::default(),
             bearers: Verdicts::new(BEARERS),
-            look_ups: Clients::new(limits, table_seed),
+            look_ups: Clients::new(limits, table),
             in_vain: Recent::new(MOST_IN_VAIN),
             deposits: Deposits::default(),
             former_prices: FormerPrices::default(),
@@ -162,15 +166,29 @@ impl Sessions {
     }
 }
 
+/// Where leases are numbered from, and what hides in which set of a table a client is. As random
+/// as the name of the VM, which the sidecar's logs may show.
+fn seeds(vm: &[u8; 16]) -> ([u8; 16], u64) {
+    let bytes = sha256([b"boltgate leases".as_slice(), vm].concat().as_slice());
+    let holders = *bytes.first_chunk().unwrap_or(&[1; 16]);
+    let table = *bytes.last_chunk().unwrap_or(&[1; 8]);
+    (holders, u64::from_le_bytes(table))
+}
+
+impl Sessions {
+    /// A service takes them, and this module can.
+    pub(super) const fn are_sold(&self) -> bool {
+        payment::IS_BUILT_IN && self.is_any_sold
+    }
+}
+
 impl State {
     /// Makes the keys of challenges anew.
     pub(super) fn derive_keys(&mut self, config: &PluginConfig) {
         self.charge_keys = payment::charge_keys(config, &self.keys);
-        self.sessions.keys = self
-            .sessions
-            .are_sold
-            .then(|| payment::session_keys(config, &self.keys))
-            .flatten();
+        if self.sessions.are_sold() {
+            self.sessions.keys = payment::session_keys(config, &self.keys);
+        }
     }
 
     /// Fresh deposits are shown to a client: if it has a session it will see them again.
@@ -180,7 +198,9 @@ impl State {
         unoffered: &Unoffered,
         offers: &[Offer],
     ) {
-        if let Some(prefix) = unoffered.client.prefix().filter(|_| self.sessions.are_sold) {
+        if self.sessions.are_sold()
+            && let Some(prefix) = unoffered.client.prefix()
+        {
             for offer in offers {
                 self.sessions.deposits.shown(prefix, service, offer);
             }
@@ -203,6 +223,9 @@ impl State {
 impl Gate {
     /// What was spent for the request is given back: the upstream has given no answer to it.
     pub fn give_back(&mut self, spent: &Spent) {
+        if !payment::IS_BUILT_IN {
+            return;
+        }
         let leases = &mut self.state.sessions.leases;
         leases.give_back(&spent.account(), spent.holder, spent.price().get());
     }
@@ -216,14 +239,15 @@ impl Gate {
     /// Takes over what is left to be said by another gate of this VM, whose root context is gone.
     /// Gives it back if it has another sidecar.
     pub fn absorb(&mut self, other: Self) -> Option<Self> {
+        if !payment::IS_BUILT_IN {
+            return None;
+        }
         if self.config.sidecar != other.config.sidecar {
             return Some(other);
         }
         self.state.claims.inherit(&other.state.claims);
-        if payment::IS_BUILT_IN {
-            let leases = other.state.sessions.leases;
-            self.state.sessions.leases.absorb(leases);
-        }
+        let leases = other.state.sessions.leases;
+        self.state.sessions.leases.absorb(leases);
         None
     }
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::claims::{Claimant, Claimed};
 use super::limits::{Client, Prefix};
+use super::payment;
 use super::reply::{Manner, Reply, Why};
 use super::session::{Errand, Spent, Units};
 use super::stock::{Offer, Scheme};
@@ -193,8 +194,9 @@ impl Waiting {
         self.for_keys.iter().any(|waiter| waiter.stream == stream)
             || offers.any(|waiter| waiter.stream == stream)
             || self.for_claims.iter().any(|waiter| waiter.stream == stream)
-            || self.errands.iter().any(|waiter| waiter.stream == stream)
-            || self.units.holds(stream)
+            || payment::IS_BUILT_IN
+                && (self.errands.iter().any(|waiter| waiter.stream == stream)
+                    || self.units.holds(stream))
             || self.due.iter().any(|due| due.stream == stream)
     }
 

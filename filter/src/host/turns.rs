@@ -238,7 +238,7 @@ pub(super) fn make_calls(root: &Root, stream: Option<u32>) {
     }
     let Some(stream) = stream else { return };
     // Who waits for units of a session is not to wait for a slow tick.
-    let is_slow = root.tick_ms.get() != BACKLOG_TICK_MS;
+    let is_slow = cfg!(feature = "payment") && root.tick_ms.get() != BACKLOG_TICK_MS;
     if is_slow && root.gate.try_borrow().is_ok_and(|gate| gate.has_backlog()) {
         is_root_effective = is_root_effective || abi::set_effective_context(root.id).is_ok();
         if is_root_effective {

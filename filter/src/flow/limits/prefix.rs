@@ -10,7 +10,7 @@ const WIDE: (u8, u8) = (24, 48);
 
 /// A client address cut to the part that one client is taken to own. IPv4 is kept as it is mapped
 /// into IPv6.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Prefix {
     pub(super) bits: u128,
     length: u8,

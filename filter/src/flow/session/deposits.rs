@@ -4,7 +4,7 @@
 //! client prefix that has an open session is therefore shown the same few deposits in turn, as long
 //! as nobody has presented them and there is time to pay. Tokens and charges are always fresh.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
@@ -23,6 +23,7 @@ const MOST_SERVICES: usize = 16;
 
 /// What one prefix has been shown.
 struct Shown {
+    prefix: Prefix,
     /// It has an open session until then, as far as is known, in milliseconds.
     until_ms: u64,
     /// By service, the one to be shown next first.
@@ -32,34 +33,37 @@ struct Shown {
 /// What was shown to prefixes with an open session.
 #[derive(Default)]
 pub(in crate::flow) struct Deposits {
-    prefixes: BTreeMap<Prefix, Shown>,
+    prefixes: Vec<Shown>,
 }
 
 impl Deposits {
     /// The prefix has an open session.
     pub(in crate::flow) fn has_session(&mut self, prefix: Prefix, until_ms: u64) {
-        if let Some(shown) = self.prefixes.get_mut(&prefix) {
+        if let Some(shown) = self.prefixes.iter_mut().find(|one| one.prefix == prefix) {
             shown.until_ms = until_ms;
             return;
         }
         if self.prefixes.len() >= MOST_PREFIXES {
-            let oldest = self.prefixes.iter().min_by_key(|(_, one)| one.until_ms);
-            if let Some(oldest) = oldest.map(|(prefix, _)| *prefix) {
-                self.prefixes.remove(&oldest);
+            let prefixes = self.prefixes.iter().enumerate();
+            let oldest = prefixes.min_by_key(|(_, one)| one.until_ms);
+            if let Some((place, _)) = oldest {
+                self.prefixes.swap_remove(place);
             }
         }
-        let shown = Shown {
+        self.prefixes.push(Shown {
+            prefix,
             until_ms,
             offers: Vec::new(),
-        };
-        self.prefixes.insert(prefix, shown);
+        });
     }
 
     fn of(&mut self, prefix: Prefix, service: usize, now_ms: u64) -> Option<&mut VecDeque<Offer>> {
-        if self.prefixes.get(&prefix)?.until_ms <= now_ms {
-            self.prefixes.remove(&prefix);
+        let place = self.prefixes.iter().position(|one| one.prefix == prefix)?;
+        if self.prefixes.get(place)?.until_ms <= now_ms {
+            self.prefixes.swap_remove(place);
+            return None;
         }
-        let shown = self.prefixes.get_mut(&prefix)?;
+        let shown = self.prefixes.get_mut(place)?;
         let place = shown.offers.iter().position(|(of, _)| *of == service);
         let place = match place {
             Some(place) => place,
@@ -102,7 +106,7 @@ impl Deposits {
     /// Somebody has paid for it: nobody is shown it any more.
     pub(in crate::flow) fn presented(&mut self, hash: PaymentHash) {
         let is_other = |offer: &Offer| !matches!(offer.goods, Goods::Deposit(ref invoiced) if invoiced.payment_hash == hash);
-        for shown in self.prefixes.values_mut() {
+        for shown in &mut self.prefixes {
             for (_, offers) in &mut shown.offers {
                 offers.retain(is_other);
             }

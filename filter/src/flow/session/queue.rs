@@ -3,7 +3,7 @@
 //! Who waits asks anew whenever an answer for its account comes, at most for a second: then the
 //! units are held elsewhere, which is no fault of the buyer's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use protocol::lease::AccountId;
@@ -43,8 +43,8 @@ pub(in crate::flow) struct LookUp {
     pub(in crate::flow) is_stranger: bool,
 }
 
-#[derive(Default)]
 struct Queue {
+    account: AccountId,
     waiters: VecDeque<Waiter<Asker>>,
     look_up: Option<LookUp>,
 }
@@ -52,7 +52,8 @@ struct Queue {
 /// All who wait.
 #[derive(Default)]
 pub(in crate::flow) struct Units {
-    queues: BTreeMap<AccountId, Queue>,
+    /// In the order of their accounts.
+    queues: Vec<Queue>,
     count: usize,
     strangers: usize,
 }
@@ -62,13 +63,27 @@ impl Units {
         self.count
     }
 
+    fn place_of(&self, account: &AccountId) -> Result<usize, usize> {
+        self.queues
+            .binary_search_by(|queue| queue.account.cmp(account))
+    }
+
+    fn queue(&self, account: &AccountId) -> Option<&Queue> {
+        self.queues.get(self.place_of(account).ok()?)
+    }
+
+    fn queue_mut(&mut self, account: &AccountId) -> Option<&mut Queue> {
+        let place = self.place_of(account).ok()?;
+        self.queues.get_mut(place)
+    }
+
     pub(in crate::flow) fn waits_for(&self, account: &AccountId) -> bool {
-        self.queues.contains_key(account)
+        self.place_of(account).is_ok()
     }
 
     /// No more may wait for that account.
     pub(in crate::flow) fn is_full_for(&self, account: &AccountId) -> bool {
-        let queue = self.queues.get(account);
+        let queue = self.queue(account);
         queue.is_some_and(|queue| queue.waiters.len() >= MOST_PER_ACCOUNT)
     }
 
@@ -77,7 +92,19 @@ impl Units {
     }
 
     pub(in crate::flow) fn push(&mut self, waiter: Waiter<Asker>, look_up: Option<LookUp>) {
-        let queue = self.queues.entry(waiter.what.bearer.account).or_default();
+        let account = waiter.what.bearer.account;
+        let place = self.place_of(&account).unwrap_or_else(|place| {
+            let queue = Queue {
+                account,
+                waiters: VecDeque::new(),
+                look_up: None,
+            };
+            self.queues.insert(place, queue);
+            place
+        });
+        let Some(queue) = self.queues.get_mut(place) else {
+            return;
+        };
         if let Some(look_up) = look_up.filter(|_| queue.look_up.is_none()) {
             self.strangers += usize::from(look_up.is_stranger);
             queue.look_up = Some(look_up);
@@ -88,7 +115,7 @@ impl Units {
 
     /// Who has waited longest.
     pub(in crate::flow) fn first(&self, account: &AccountId) -> Option<&Waiter<Asker>> {
-        self.queues.get(account)?.waiters.front()
+        self.queue(account)?.waiters.front()
     }
 
     /// The same, who waits no longer.
@@ -102,7 +129,7 @@ impl Units {
         account: &AccountId,
         is_right: impl Fn(&Waiter<Asker>) -> bool,
     ) -> Option<Waiter<Asker>> {
-        let queue = self.queues.get_mut(account)?;
+        let queue = self.queue_mut(account)?;
         let place = queue.waiters.iter().position(is_right)?;
         let waiter = queue.waiters.remove(place)?;
         self.count = self.count.saturating_sub(1);
@@ -111,23 +138,22 @@ impl Units {
 
     /// The look-up has been answered, or is given up.
     pub(in crate::flow) fn looked_up(&mut self, account: &AccountId) -> Option<LookUp> {
-        let look_up = self.queues.get_mut(account)?.look_up.take()?;
+        let look_up = self.queue_mut(account)?.look_up.take()?;
         self.strangers = self
             .strangers
             .saturating_sub(usize::from(look_up.is_stranger));
         Some(look_up)
     }
 
-    /// Forgets an account for which nobody waits any longer; `true` if that is so.
-    pub(in crate::flow) fn forget_empty(&mut self, account: &AccountId) -> bool {
-        let is_empty = self
-            .queues
-            .get(account)
-            .is_none_or(|queue| queue.waiters.is_empty() && queue.look_up.is_none());
-        if is_empty {
-            self.queues.remove(account);
+    /// Forgets an account for which nobody waits any longer.
+    pub(in crate::flow) fn forget_empty(&mut self, account: &AccountId) {
+        let Ok(place) = self.place_of(account) else {
+            return;
+        };
+        let is_empty = |queue: &Queue| queue.waiters.is_empty() && queue.look_up.is_none();
+        if self.queues.get(place).is_some_and(is_empty) {
+            self.queues.remove(place);
         }
-        is_empty
     }
 
     /// Accounts of which somebody's deadline has passed.
@@ -138,21 +164,21 @@ impl Units {
         };
         let queues = self.queues.iter();
         queues
-            .filter(|(_, queue)| is_late(queue))
-            .map(|(account, _)| *account)
+            .filter(|queue| is_late(queue))
+            .map(|queue| queue.account)
             .collect()
     }
 
     /// Reports sent so far do not speak for those who wait.
     pub(in crate::flow) fn ask_again(&mut self, account: &AccountId, from: u64) {
-        let queue = self.queues.get_mut(account);
+        let queue = self.queue_mut(account);
         for waiter in queue.into_iter().flat_map(|queue| &mut queue.waiters) {
             waiter.what.asks_from = from;
         }
     }
 
     fn all(&self) -> impl Iterator<Item = &Waiter<Asker>> {
-        self.queues.values().flat_map(|queue| &queue.waiters)
+        self.queues.iter().flat_map(|queue| &queue.waiters)
     }
 
     pub(in crate::flow) fn holds(&self, stream: u32) -> bool {

@@ -1,54 +1,55 @@
 //! What was learnt of accounts a short while ago, in bounded memory.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use protocol::lease::AccountId;
 
-/// A word about each of at most so many accounts, the oldest forgotten first.
+/// A word about an account, and until when it counts, in milliseconds of the steady clock.
+type Word<T> = (AccountId, T, u64);
+
+/// A word about some accounts. Each has one place, and may lose it to another: account ids are
+/// hashes, so that their first bytes are a good hash of them.
 pub(in crate::flow) struct Recent<T> {
     most: usize,
-    /// With the moment from which it no longer counts, in milliseconds of the steady clock.
-    words: BTreeMap<AccountId, (T, u64)>,
-    /// Oldest first; an account may be in it twice.
-    order: VecDeque<AccountId>,
+    /// Empty until the first word.
+    words: Vec<Option<Word<T>>>,
 }
 
 impl<T: Copy> Recent<T> {
     pub(in crate::flow) const fn new(most: usize) -> Self {
         Self {
             most,
-            words: BTreeMap::new(),
-            order: VecDeque::new(),
+            words: Vec::new(),
         }
     }
 
+    fn place_of(&self, account: &AccountId) -> usize {
+        let first = account
+            .0
+            .first_chunk()
+            .map_or(0, |b| u32::from_le_bytes(*b));
+        usize::try_from(first).unwrap_or_default() % self.most.max(1)
+    }
+
     pub(in crate::flow) fn note(&mut self, account: AccountId, word: T, until_ms: u64) {
-        if self.words.insert(account, (word, until_ms)).is_some() {
-            return;
+        if self.words.is_empty() {
+            self.words.resize(self.most, None);
         }
-        self.order.push_back(account);
-        if self.order.len() > self.most
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.words.remove(&oldest);
+        let place = self.place_of(&account);
+        if let Some(place) = self.words.get_mut(place) {
+            *place = Some((account, word, until_ms));
         }
     }
 
     pub(in crate::flow) fn find(&self, account: &AccountId, now_ms: u64) -> Option<T> {
-        let (word, until_ms) = self.words.get(account)?;
-        (now_ms < *until_ms).then_some(*word)
+        let (of, word, until_ms) = self.words.get(self.place_of(account))?.as_ref()?;
+        (of == account && now_ms < *until_ms).then_some(*word)
     }
 
     /// It is not so any longer.
     pub(in crate::flow) fn forget(&mut self, account: &AccountId) {
-        if let Some((_, until_ms)) = self.words.get_mut(account) {
-            *until_ms = 0;
+        let place = self.place_of(account);
+        if let Some(place) = self.words.get_mut(place) {
+            place.take_if(|(of, ..)| of == account);
         }
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.words.len().max(self.order.len())
     }
 }
 
@@ -65,15 +66,16 @@ mod tests {
         assert_eq!(recent.find(&account(0), 10), None);
         recent.note(account(0), 'b', 20);
         assert_eq!(recent.find(&account(0), 10), Some('b'));
-        recent.forget(&account(0));
-        assert_eq!(recent.find(&account(0), 0), None);
-        for _ in 0..2 {
-            for number in 1..=250 {
-                recent.note(account(number), 'c', 20);
-                assert_eq!(recent.find(&account(number), 0), Some('c'));
-            }
+        for number in 1..=250 {
+            recent.note(account(number), 'c', 20);
+            assert_eq!(recent.find(&account(number), 0), Some('c'));
         }
-        assert_eq!(recent.len(), 3);
-        assert_eq!(recent.find(&account(1), 0), None);
+        assert_eq!(recent.words.len(), 3);
+        // Only the account itself is forgotten.
+        let others: Vec<_> = (0..250).map(account).collect();
+        others.iter().for_each(|account| recent.forget(account));
+        assert_eq!(recent.find(&account(250), 0), Some('c'));
+        recent.forget(&account(250));
+        assert_eq!(recent.find(&account(250), 0), None);
     }
 }

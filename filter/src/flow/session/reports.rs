@@ -73,7 +73,7 @@ impl State {
     /// Reports on leases, if it is time.
     pub(in crate::flow) fn report_leases(&mut self, config: &PluginConfig, now: Now) {
         let sessions = &mut self.sessions;
-        if !sessions.are_sold {
+        if !sessions.are_sold() {
             return;
         }
         let timeout_ms = millis(config.sidecar.timeout).min(TIMEOUT_MS);

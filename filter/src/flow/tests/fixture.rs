@@ -148,7 +148,6 @@ impl Fixture {
                 Origin {
                     token: token.map(str::to_owned),
                     vm: [1; 16],
-                    holders: [2; 16],
                 },
             ),
             now_ms: CREDENTIAL_TIME * 1_000,

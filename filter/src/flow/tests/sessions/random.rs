@@ -178,7 +178,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn nothing_is_forwarded_without_a_unit_and_all_is_decided_once(steps in steps()) {
