@@ -4,7 +4,12 @@
 use std::error::Error;
 
 const FOLDER: &str = "proto/lnd";
-const FILES: [&str; 3] = ["lightning.proto", "invoices.proto", "stateservice.proto"];
+const FILES: [&str; 4] = [
+    "lightning.proto",
+    "invoices.proto",
+    "router.proto",
+    "stateservice.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={FOLDER}");

@@ -83,6 +83,7 @@ wait_for "the buyer can pay" can_pay
 seller bakemacaroon "--save_to=$SECRETS/boltgate.macaroon" \
   uri:/lnrpc.Lightning/AddInvoice uri:/lnrpc.Lightning/SubscribeInvoices \
   uri:/lnrpc.Lightning/LookupInvoice uri:/lnrpc.Lightning/GetInfo \
-  uri:/invoicesrpc.Invoices/CancelInvoice
+  uri:/invoicesrpc.Invoices/CancelInvoice \
+  uri:/routerrpc.Router/SendPaymentV2 uri:/routerrpc.Router/TrackPaymentV2
 cp "$SELLER_DIR/tls.cert" "$SECRETS/tls.cert"
 echo "the Lightning network is ready"

@@ -64,7 +64,9 @@ label_values! {
         AddInvoice = "add_invoice",
         Cancel = "cancel",
         Lookup = "lookup",
+        Pay = "pay",
         Status = "status",
+        Track = "track",
     }
 }
 
@@ -133,6 +135,13 @@ pub struct StateLabels {
     pub state: &'static str,
 }
 
+/// Labels of something that has one of several reasons.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ReasonLabels {
+    /// Which reason.
+    pub reason: &'static str,
+}
+
 /// Labels of a sale.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct SchemeLabels {
@@ -186,6 +195,12 @@ pub struct Metrics {
     pub sales: Family<SchemeLabels, Counter>,
     pub sales_msat: Family<SchemeLabels, Counter>,
     pub rpc_seconds: Family<RpcLabels, Histogram>,
+    pub refunds: Family<StateLabels, Gauge>,
+    pub refunds_oldest: Gauge,
+    pub refunds_held: Family<ReasonLabels, Gauge>,
+    pub refunds_paid: Counter,
+    pub refunds_paid_sat: Counter,
+    pub refund_fees_msat: Counter,
     pub node_state: Family<StateLabels, Gauge>,
     pub subscription_up: Gauge,
     pub commit_seconds: Histogram,
@@ -231,6 +246,12 @@ impl Metrics {
             sales: Family::default(),
             sales_msat: Family::default(),
             rpc_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            refunds: Family::default(),
+            refunds_oldest: Gauge::default(),
+            refunds_held: Family::default(),
+            refunds_paid: Counter::default(),
+            refunds_paid_sat: Counter::default(),
+            refund_fees_msat: Counter::default(),
             node_state: Family::default(),
             subscription_up: Gauge::default(),
             commit_seconds: seconds(),
@@ -242,6 +263,7 @@ impl Metrics {
             revocations_limit: Gauge::default(),
         };
         metrics.register();
+        metrics.register_refunds();
         metrics.register_sessions();
         metrics
     }
@@ -352,6 +374,37 @@ impl Metrics {
             "revocations_limit",
             "Most tokens that the deny list can have",
             self.revocations_limit.clone(),
+        );
+    }
+
+    fn register_refunds(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "refunds",
+            "Refunds of the node that are not paid, by state",
+            self.refunds.clone(),
+        );
+        registry.register_with_unit(
+            "refunds_oldest",
+            "Age of the oldest refund that is neither paid nor failed",
+            Unit::Seconds,
+            self.refunds_oldest.clone(),
+        );
+        registry.register(
+            "refunds_held",
+            "1 while refunds wait for this reason",
+            self.refunds_held.clone(),
+        );
+        registry.register("refunds_paid", "Refunds paid", self.refunds_paid.clone());
+        registry.register(
+            "refunds_paid_sat",
+            "Sum of refunds paid, in satoshi",
+            self.refunds_paid_sat.clone(),
+        );
+        registry.register(
+            "refund_fees_msat",
+            "Routing fees of refunds paid, in millisatoshi",
+            self.refund_fees_msat.clone(),
         );
     }
 }

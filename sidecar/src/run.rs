@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::ledger::sqlite::{ServingLock, SqliteLedger};
 use crate::adapters::lightning::dev::{self, DevNode};
-use crate::adapters::lightning::lnd::{LndNode, LndSettings};
+use crate::adapters::lightning::lnd::LndNode;
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
 use crate::app::state::StateError;
@@ -106,9 +106,8 @@ pub async fn start(
                 "DEV NETWORK: invoices are paid by asking for it. NO MONEY MOVES. Never sell \
                  anything with it"
             );
-            let store = beside(&config.ledger, "-dev.db");
-            let node = DevNode::open(
-                &store,
+            let node = dev_node(
+                &config.ledger,
                 invoice_delay,
                 Arc::clone(&clock),
                 Arc::clone(&random),
@@ -121,24 +120,21 @@ pub async fn start(
             .await?;
             start_with(config, node, Some(door), clock, random, shutdown).await
         }
-        LightningConfig::Lnd {
-            endpoint,
-            tls_certificate_file,
-            macaroon_file,
-            route_hints,
-            timeout,
-        } => {
-            let settings = LndSettings {
-                endpoint,
-                tls_certificate_file,
-                macaroon_file,
-                route_hints,
-                deadline: timeout,
-            };
+        LightningConfig::Lnd(settings) => {
             let node = LndNode::new(settings, Arc::clone(&clock))?;
             start_with(config, node, None, clock, random, shutdown).await
         }
     }
+}
+
+/// The dev network that belongs to this ledger.
+pub(crate) fn dev_node(
+    ledger: &Path,
+    delay: Duration,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<DevNode, LightningError> {
+    DevNode::open(&beside(ledger, "-dev.db"), delay, clock, random)
 }
 
 async fn start_with<N: Lightning>(
@@ -160,7 +156,7 @@ async fn start_with<N: Lightning>(
         random,
         metrics,
     };
-    let app = App::start(parts, config.offers, config.filters).await?;
+    let app = App::start(parts, config.offers, config.filters, config.refunds).await?;
     let doors = Doors::open(&config, &app, dev).await?;
     let (api, admin, dev) = doors.addresses()?;
     tracing::info!(%api, %admin, version = env!("CARGO_PKG_VERSION"), "serving");

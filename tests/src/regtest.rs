@@ -19,12 +19,14 @@ const RPC_PASSWORD: &str = "regtest";
 /// Makes a wallet by itself and unlocks it at each start.
 const NO_SEED: &str = "--noseedbackup";
 /// What the sidecar's macaroon may do, and no more.
-const SIDECAR_PERMISSIONS: [&str; 5] = [
+const SIDECAR_PERMISSIONS: [&str; 7] = [
     "uri:/lnrpc.Lightning/AddInvoice",
     "uri:/lnrpc.Lightning/SubscribeInvoices",
     "uri:/lnrpc.Lightning/LookupInvoice",
     "uri:/lnrpc.Lightning/GetInfo",
     "uri:/invoicesrpc.Invoices/CancelInvoice",
+    "uri:/routerrpc.Router/SendPaymentV2",
+    "uri:/routerrpc.Router/TrackPaymentV2",
 ];
 
 /// The network. Calls block: from asynchronous tests use the few `async` methods of

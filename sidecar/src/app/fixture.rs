@@ -15,7 +15,8 @@ use super::{App, Parts};
 use crate::adapters::ledger::sqlite::SqliteLedger;
 use crate::adapters::lightning::dev::DevNode;
 use crate::adapters::system::SystemRandom;
-use crate::config::{FiltersConfig, OffersConfig};
+use crate::config::{FiltersConfig, OffersConfig, RefundsConfig};
+use crate::domain::payout::{FeeTerms, RefundCaps};
 use crate::domain::ports::Clock;
 use crate::metrics::Metrics;
 
@@ -49,6 +50,20 @@ const FILTERS: FiltersConfig = FiltersConfig {
     live_window: Duration::from_secs(30),
 };
 
+pub(crate) const REFUNDS: RefundsConfig = RefundsConfig {
+    fees: FeeTerms {
+        percent: 1,
+        least: Sat::ZERO,
+    },
+    cltv_limit: 720,
+    timeout: Duration::from_secs(1),
+    caps: RefundCaps {
+        in_flight: 2,
+        daily_fees: Sat::MAX,
+    },
+    attempts: 3,
+};
+
 pub(crate) fn ledger_path(dir: &TempDir) -> std::path::PathBuf {
     dir.path().join("l.db")
 }
@@ -70,7 +85,10 @@ pub(crate) async fn app(
         random: Arc::new(SystemRandom),
         metrics: Arc::new(Metrics::new()),
     };
-    (App::start(parts, offers, FILTERS).await.unwrap(), node)
+    (
+        App::start(parts, offers, FILTERS, REFUNDS).await.unwrap(),
+        node,
+    )
 }
 
 pub(crate) fn wish() -> OffersRequest {

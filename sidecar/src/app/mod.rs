@@ -8,12 +8,15 @@
 //! | [`claims`] | one response for one payment |
 //! | [`payments`] | whether money has arrived |
 //! | [`sessions`] | deposits, and what goes back of them |
+//! | [`endings`] | who waits for the end of a session |
 //! | [`leases`] | what filters spend of sessions; sessions that nobody uses |
 //! | [`settle`] | sales, from the node's settlements |
+//! | [`refunds`] | what closed sessions owe |
 //! | [`sweep`] | what expired |
 //! | [`node`] | how the node is; measured calls |
 
 pub mod claims;
+pub mod endings;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod issue;
@@ -23,6 +26,7 @@ mod names;
 pub mod node;
 pub mod payments;
 pub mod pool;
+pub mod refunds;
 pub mod sessions;
 pub mod settle;
 pub mod state;
@@ -39,10 +43,12 @@ use self::leases::Leases;
 use self::node::Node;
 use self::payments::Payments;
 use self::pool::Pools;
+use self::refunds::{Refunder, RefunderParts};
 use self::sessions::Sessions;
 use self::state::{StateError, StateKeeper};
-use crate::config::{FiltersConfig, OffersConfig};
+use crate::config::{FiltersConfig, OffersConfig, RefundsConfig};
 use crate::domain::lease::Times;
+use crate::domain::payout::WorkerId;
 use crate::domain::ports::{Clock, Ledger, Lightning, Random};
 use crate::metrics::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +73,7 @@ pub struct App<L, N> {
     pub issuer: Arc<Issuer<L, N>>,
     /// Claims of charges.
     pub claims: Claims<L, N>,
+    refunder: Arc<Refunder<L, N>>,
     /// What filters spend of sessions.
     pub leases: Arc<Leases<L>>,
     /// Sessions.
@@ -102,6 +109,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
         parts: Parts<L, N>,
         offers: OffersConfig,
         filters: FiltersConfig,
+        refunds: RefundsConfig,
     ) -> Result<Arc<Self>, StateError> {
         let Parts {
             ledger,
@@ -129,6 +137,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&clock),
             &metrics,
         ));
+        let worker = WorkerId::random(&*random)?;
         let issuer = Arc::new(Issuer::new(
             Arc::clone(&ledger),
             Arc::clone(&state),
@@ -155,6 +164,15 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Times::default(),
             Arc::clone(&metrics),
         ));
+        let refunder = Arc::new(Refunder::new(RefunderParts {
+            ledger: Arc::clone(&ledger),
+            node: Arc::clone(&node),
+            config: refunds,
+            worker,
+            clock: Arc::clone(&clock),
+            endings: Arc::clone(leases.endings()),
+            metrics: Arc::clone(&metrics),
+        }));
         let sessions = Sessions::new(
             Arc::clone(&ledger),
             Arc::clone(&node),
@@ -171,6 +189,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             state,
             issuer,
             claims,
+            refunder,
             leases,
             sessions,
             metrics,
@@ -198,6 +217,10 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             Arc::clone(&self.metrics),
         );
         tasks.spawn(until(stop.clone(), async move { settler.run().await }));
+        let refunder = Arc::clone(&self.refunder);
+        tasks.spawn(until(stop.clone(), async move {
+            refunder.run().await;
+        }));
         let sweeper = sweep::Sweeper::new(self);
         tasks.spawn(until(stop.clone(), async move { sweeper.run().await }));
     }

@@ -9,12 +9,12 @@ use protocol::hash::PaymentHash;
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeInfo, NodeStatus,
 };
+use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Lightning, LightningError};
 use crate::metrics::{CallResult, Metrics, Rpc, RpcLabels, StateLabels};
 
 /// How often the node is asked how it is.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-
 const STATES: [NodeStatus; 5] = [
     NodeStatus::Ready,
     NodeStatus::Locked,
@@ -117,6 +117,22 @@ impl<N: Lightning> Node<N> {
     pub async fn cancel(&self, hash: PaymentHash) -> Result<Cancellation, LightningError> {
         self.measured(Rpc::Cancel, self.lightning.cancel(hash))
             .await
+    }
+
+    /// As the port.
+    ///
+    /// # Errors
+    /// As the port.
+    pub async fn pay(&self, order: PaymentOrder) -> Result<PaymentState, LightningError> {
+        self.measured(Rpc::Pay, self.lightning.pay(order)).await
+    }
+
+    /// As the port.
+    ///
+    /// # Errors
+    /// As the port.
+    pub async fn track(&self, hash: PaymentHash) -> Result<PaymentState, LightningError> {
+        self.measured(Rpc::Track, self.lightning.track(hash)).await
     }
 
     /// As the port.

@@ -4,6 +4,7 @@ mod check;
 mod dev;
 mod health;
 mod manage;
+mod refunds;
 mod revoke_key;
 mod rotation;
 mod serve;
@@ -53,6 +54,9 @@ enum Command {
     /// Tokens that were sold.
     #[command(subcommand)]
     Tokens(manage::TokensCommand),
+    /// What closed sessions are owed.
+    #[command(subcommand)]
+    Refunds(refunds::RefundsCommand),
     /// Master keys.
     #[command(subcommand)]
     Keys(manage::KeysCommand),
@@ -129,6 +133,7 @@ pub async fn execute(cli: Cli) -> ExitCode {
         }
         Command::Dev(command) => dev::execute(command).await,
         Command::Tokens(command) => manage::tokens(command).await,
+        Command::Refunds(command) => refunds::execute(command).await,
         Command::Keys(command) => manage::keys(command).await,
     }
 }

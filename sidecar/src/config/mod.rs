@@ -15,6 +15,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::adapters::lightning::lnd::LndSettings;
+use crate::domain::payout::{FeeTerms, RefundCaps};
 use protocol::keys::MasterSecret;
 use serde_yaml_ng::Value;
 use subtle::{Choice, ConstantTimeEq as _};
@@ -51,6 +53,8 @@ pub struct Config {
     pub offers: OffersConfig,
     /// Polling.
     pub filters: FiltersConfig,
+    /// Paying back.
+    pub refunds: RefundsConfig,
     /// From SIGTERM to the end at the latest.
     pub drain: Duration,
     /// Logs.
@@ -114,18 +118,7 @@ pub enum LightningConfig {
         invoice_delay: Duration,
     },
     /// LND by gRPC.
-    Lnd {
-        /// `https://host:port`.
-        endpoint: http::Uri,
-        /// The node's certificate; absent only for plain HTTP on loopback.
-        tls_certificate_file: Option<PathBuf>,
-        /// A baked macaroon.
-        macaroon_file: PathBuf,
-        /// Route hints for private channels in invoices.
-        route_hints: bool,
-        /// Deadline of each call.
-        timeout: Duration,
-    },
+    Lnd(LndSettings),
 }
 
 /// Settings of issuance.
@@ -156,6 +149,21 @@ pub struct FiltersConfig {
     pub revocation_poll: Duration,
     /// A filter that polled within this time is live.
     pub live_window: Duration,
+}
+
+/// Settings of refunds.
+#[derive(Clone, Copy, Debug)]
+pub struct RefundsConfig {
+    /// What routing of one may cost.
+    pub fees: FeeTerms,
+    /// The longest time for which routing nodes may hold one, in blocks.
+    pub cltv_limit: u32,
+    /// How long the node looks for a route.
+    pub timeout: Duration,
+    /// Most that may be under way or spent.
+    pub caps: RefundCaps,
+    /// How often one is sent before a human must look at it.
+    pub attempts: u32,
 }
 
 /// Logs.

@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::amount::Sat;
+
 use super::section::Section;
 use super::{
-    Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, TlsFiles, duration,
-    secrets,
+    Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, RefundsConfig,
+    TlsFiles, duration, secrets,
 };
+use crate::adapters::lightning::lnd::LndSettings;
+use crate::domain::payout::{FeeTerms, RefundCaps};
 
 /// A filter takes keys younger than 10 s for all there are. A key must not be issued with before
 /// the keys of every filter that lacks it are older than that.
@@ -41,6 +45,7 @@ pub(super) fn everything(
     let lightning = lightning(&mut root);
     let offers = offers(root.section_or_default("offers"));
     let filters = filters(root.section_or_default("filters"));
+    let refunds = refunds(root.section_or_default("refunds"));
     let drain = duration_setting(&mut root, "drain", Duration::from_secs(10));
     let log = log(root.section_or_default("log"));
     root.finish();
@@ -56,6 +61,7 @@ pub(super) fn everything(
         lightning: lightning?,
         offers,
         filters,
+        refunds,
         drain,
         log,
         warnings,
@@ -209,13 +215,13 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     let (normal, least) = (Duration::from_secs(5), Duration::from_millis(100));
     let timeout = duration_from(&mut section, "timeout", normal, least);
     section.finish();
-    Some(LightningConfig::Lnd {
+    Some(LightningConfig::Lnd(LndSettings {
         endpoint: endpoint?,
         tls_certificate_file,
         macaroon_file: macaroon_file?,
         route_hints,
-        timeout,
-    })
+        deadline: timeout,
+    }))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -273,6 +279,39 @@ fn filters(mut section: Section) -> FiltersConfig {
             "must not be more than 3s: a revocation reaches every \
             filter within 5 s",
         );
+    }
+    section.finish();
+    config
+}
+
+fn refunds(mut section: Section) -> RefundsConfig {
+    let mut sats = |key, default| {
+        let number = section.number(key, default, 0, 100_000_000);
+        Sat::new(u64::from(number)).unwrap_or(Sat::ZERO)
+    };
+    let least = sats("feeLimitMinSats", 5);
+    let daily_fees = sats("dailyFeeBudgetSats", 10_000);
+    let config = RefundsConfig {
+        fees: FeeTerms {
+            percent: section.number("feeLimitPercent", 1, 0, 100),
+            least,
+        },
+        // LND takes no more than 2016; 144 is less than one hop may ask for with its last.
+        cltv_limit: section.number("cltvLimit", 720, 144, 2_016),
+        timeout: duration_from(
+            &mut section,
+            "timeout",
+            Duration::from_secs(60),
+            Duration::from_secs(1),
+        ),
+        caps: RefundCaps {
+            in_flight: section.number("maxInFlight", 32, 1, 1_000),
+            daily_fees,
+        },
+        attempts: section.number("attempts", 5, 1, 100),
+    };
+    if config.timeout > Duration::from_secs(600) {
+        section.problem("timeout", "must not be more than 10m");
     }
     section.finish();
     config

@@ -253,7 +253,8 @@ fn the_schema_accepts_what_the_program_accepts() {
     let all = "listen: 127.0.0.1:1\nadmin: 127.0.0.1:2\nplainHttp: mesh\n\
         tls: { certFile: c, keyFile: k }\ntokenFiles: [t]\nledger: { sqlite: { path: l } }\n\
         lightning: { dev: { listen: 127.0.0.1:3, network: regtest, invoiceDelay: 20ms } }\n\
-        offers: { invoiceExpiry: 5m, burst: 7 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
+        offers: { invoiceExpiry: 5m, burst: 7 }\n\
+        refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
     for text in [SMALLEST, all] {
         assert!(load(&sources(text), environment(&[])).is_ok(), "{text}");

@@ -7,7 +7,10 @@ use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
 /// The unit of amounts within invoices (BOLT 11).
-const PICO_BTC_PER_MSAT: u64 = 10;
+pub(crate) const PICO_BTC_PER_MSAT: u64 = 10;
+
+/// Life of an invoice that does not say (BOLT 11).
+const DEFAULT_EXPIRY_SECONDS: u64 = 3_600;
 
 /// Public key of a Lightning node, compressed.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -48,6 +51,18 @@ impl Invoice {
         let asked = invoice.amount_pico_btc();
         hash == Some(self.payment_hash.0) && asked == amount.get().checked_mul(PICO_BTC_PER_MSAT)
     }
+}
+
+/// When an invoice expires, by its own words; `None` if the text is none.
+#[must_use]
+pub fn expiry_of(bolt11: &str) -> Option<UnixSeconds> {
+    let invoice: SignedRawBolt11Invoice = bolt11.parse().ok()?;
+    let invoice = invoice.raw_invoice();
+    let made = invoice.data.timestamp.as_unix_timestamp();
+    let life = invoice
+        .expiry_time()
+        .map_or(DEFAULT_EXPIRY_SECONDS, |expiry| expiry.as_seconds());
+    Some(UnixSeconds(made.saturating_add(life)))
 }
 
 /// One invoice that was paid, final.

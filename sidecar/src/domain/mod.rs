@@ -11,6 +11,8 @@ pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod offer;
+pub mod payment;
+pub mod payout;
 pub mod ports;
 pub mod refund;
 pub mod return_invoice;

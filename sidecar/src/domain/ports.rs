@@ -1,5 +1,6 @@
 //! What the use cases need of the world. Adapters implement these traits.
 
+mod refunds;
 mod sessions;
 
 use std::future::Future;
@@ -17,6 +18,9 @@ use super::invoice::{
 use super::keys::NewKey;
 use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
 use super::offer::{OfferRow, Sale};
+use super::payment::{PaymentOrder, PaymentState};
+
+pub use self::refunds::RefundLedger;
 
 /// What time it is.
 pub trait Clock: Send + Sync + 'static {
@@ -72,6 +76,13 @@ pub enum LightningError {
         /// What it said.
         detail: String,
     },
+    /// The node has made or begun a payment of this hash before: it will not make another, and
+    /// [`Lightning::track`] tells what became of it.
+    #[error("lightning node has a payment of this hash: {detail}")]
+    Exists {
+        /// What it said.
+        detail: String,
+    },
     /// The answer makes no sense.
     #[error("lightning node answered {rpc} with nonsense: {detail}")]
     Nonsense {
@@ -88,8 +99,8 @@ pub trait Settlements: Send {
     fn next(&mut self) -> impl Future<Output = Result<Settlement, LightningError>> + Send;
 }
 
-/// A Lightning node that makes invoices. Every call but [`Settlements::next`] ends by itself
-/// within a few seconds, whatever the node does.
+/// A Lightning node that makes invoices and pays them. Every call but [`Settlements::next`] and
+/// [`Lightning::pay`] ends by itself within a few seconds, whatever the node does.
 pub trait Lightning: Send + Sync + 'static {
     /// What [`Self::settlements`] gives.
     type Settlements: Settlements;
@@ -112,6 +123,20 @@ pub trait Lightning: Send + Sync + 'static {
         hash: PaymentHash,
     ) -> impl Future<Output = Result<Cancellation, LightningError>> + Send;
 
+    /// Pays an invoice, at most once for a hash. Ends a little after `order.timeout`, with
+    /// [`PaymentState::InFlight`] or a timeout if it is not decided by then. After an error
+    /// [`Self::track`] tells whether anything was sent: the error alone does not.
+    fn pay(
+        &self,
+        order: PaymentOrder,
+    ) -> impl Future<Output = Result<PaymentState, LightningError>> + Send;
+
+    /// Where a payment of ours stands.
+    fn track(
+        &self,
+        hash: PaymentHash,
+    ) -> impl Future<Output = Result<PaymentState, LightningError>> + Send;
+
     /// Which node this is.
     fn info(&self) -> impl Future<Output = Result<NodeInfo, LightningError>> + Send;
 
@@ -130,7 +155,7 @@ pub trait Lightning: Send + Sync + 'static {
 ///
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
-pub trait Ledger: SessionLedger {
+pub trait Ledger: SessionLedger + RefundLedger {
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 

@@ -269,7 +269,8 @@ pub struct RecordedDeposit {
 pub struct Ending {
     /// Where the session stands.
     pub state: SessionState,
-    /// What is neither spent nor refunded yet; fixed once closed.
+    /// What is neither spent nor refunded yet; fixed once closed. Once refunded: what the buyer
+    /// got, which is less if routing cost more than the session spent.
     pub rest: Sat,
     /// Where the refund stands, if there is one.
     pub refund: Option<RefundState>,
@@ -314,8 +315,8 @@ pub struct ReportedLeases {
     pub answers: Vec<Answer>,
     /// Units that were served and can no longer be debited.
     pub lost_units: u64,
-    /// At least one session was settled by it.
-    pub settled: bool,
+    /// Sessions that were settled by it.
+    pub settled: Vec<PaymentHash>,
 }
 
 /// A session that was stopped because nobody uses it or its return invoice expires.
@@ -328,14 +329,14 @@ pub struct Stopped {
 }
 
 /// What one sweep did.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SweptLeases {
     /// Sessions looked at.
     pub sessions: usize,
     /// Units that went back to buyers.
     pub reclaimed: u64,
-    /// Sessions that were settled.
-    pub settled: usize,
+    /// Sessions that were settled by it.
+    pub settled: Vec<PaymentHash>,
 }
 
 /// How much there is of what.

@@ -1,13 +1,15 @@
 //! A fake of LND's gRPC interface with LND's quirks: no headers before the first event of a
 //! subscription, nearly every error as code 2, another service while the wallet is locked.
 
+mod router;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sidecar::adapters::lightning::lnd::{invoicesrpc, lnrpc};
+use sidecar::adapters::lightning::lnd::{invoicesrpc, lnrpc, routerrpc};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::{broadcast, oneshot};
@@ -20,6 +22,9 @@ use invoicesrpc::invoices_server::{Invoices, InvoicesServer};
 use lnrpc::invoice::InvoiceState;
 use lnrpc::lightning_server::{Lightning, LightningServer};
 use lnrpc::state_server::{State, StateServer};
+use routerrpc::router_server::RouterServer;
+
+pub(crate) use self::router::Routing;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mode {
@@ -36,6 +41,7 @@ struct Inner {
     mode: Mutex<Mode>,
     macaroon: Mutex<Option<String>>,
     invoices: Mutex<BTreeMap<Vec<u8>, lnrpc::Invoice>>,
+    payments: Mutex<router::Payments>,
     settled: broadcast::Sender<lnrpc::Invoice>,
 }
 
@@ -63,6 +69,7 @@ impl FakeLnd {
             mode: Mutex::new(Mode::Ready),
             macaroon: Mutex::default(),
             invoices: Mutex::default(),
+            payments: Mutex::default(),
             settled: broadcast::Sender::new(64),
         }))
     }
@@ -88,6 +95,7 @@ impl FakeLnd {
         let router = server
             .add_service(LightningServer::new(self.clone()))
             .add_service(InvoicesServer::new(self.clone()))
+            .add_service(RouterServer::new(self.clone()))
             .add_service(StateServer::new(self.clone()));
         let listener = listener.into_std().unwrap();
         let (end, ended) = oneshot::channel::<()>();

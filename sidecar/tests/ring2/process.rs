@@ -28,7 +28,7 @@ pub(crate) struct Program {
 
 /// An address that nobody has. Below the range from which the system gives ports to whoever wants
 /// any, so that no other test has it by chance while a program is being started again.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = (std::process::id() % 1_000) as u16;
     loop {
@@ -71,12 +71,12 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn read_log(dir: &Path) -> String {
+pub(crate) fn read_log(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("log")).unwrap()
 }
 
 /// Runs a command on the folder's configuration.
-async fn run(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) async fn run(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = command(dir, arguments);
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
@@ -357,6 +357,11 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good_until_their_key_is_r
     assert_eq!(asked.status.code(), Some(1));
     let told = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(told.contains("generation 0, 1 sold tokens"), "{told}");
+    let listed = run(dir.path(), &["keys", "list", "--config", "config.yaml"]).await;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let held = "generation 0: Retired, issued what is valid until";
+    assert!(listed.contains(held), "{listed}");
+    assert!(listed.contains("held by 1 sold tokens, "), "{listed}");
     assert_eq!(program.api.bootstrap(None).await.unwrap().keys.len(), 2);
     let revoked = run(dir.path(), &[revoke("0").as_slice(), &["--yes"]].concat()).await;
     assert!(revoked.status.success(), "{revoked:?}");

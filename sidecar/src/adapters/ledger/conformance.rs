@@ -10,6 +10,7 @@ mod deposits;
 mod keys;
 mod leases;
 mod offers;
+pub(crate) mod refunds;
 mod sales;
 mod session;
 
@@ -45,6 +46,7 @@ pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     deposits::all(&make).await;
     leases::all(&make).await;
     closes::all(&make).await;
+    refunds::all(&make).await;
     a_closed_ledger_refuses(make().await).await;
 }
 

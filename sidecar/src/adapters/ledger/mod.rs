@@ -1,5 +1,5 @@
 //! Stores behind the ledger port.
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 pub mod sqlite;

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::adapters::system::SystemClock;
 use crate::domain::invoice::{Cancellation, InvoiceState, NodeInfo, Settlement};
+use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::Settlements;
 
 /// A node whose answers wait for the test.
@@ -69,6 +70,14 @@ impl Lightning for Fake {
     async fn cancel(&self, hash: PaymentHash) -> Result<Cancellation, LightningError> {
         self.0.cancelled.lock().unwrap().insert(hash);
         Ok(Cancellation::Cancelled)
+    }
+
+    async fn pay(&self, _: PaymentOrder) -> Result<PaymentState, LightningError> {
+        Err(LightningError::Timeout { rpc: "Pay" })
+    }
+
+    async fn track(&self, _: PaymentHash) -> Result<PaymentState, LightningError> {
+        Ok(PaymentState::NotSent)
     }
 
     async fn info(&self) -> Result<NodeInfo, LightningError> {

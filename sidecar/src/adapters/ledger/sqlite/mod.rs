@@ -10,6 +10,7 @@ mod migrate;
 mod open;
 mod private;
 mod reader;
+mod refunds;
 mod sessions;
 mod statements;
 mod writer;

@@ -1,4 +1,5 @@
-//! The embedded `dev` Lightning network: one node that invoices and pays itself. No money moves.
+//! The embedded `dev` Lightning network: a node that is paid by asking for it, and a wallet that it
+//! pays ([`wallet`]). No money moves.
 //!
 //! Its invoices are real BOLT 11 on regtest, signed by the node's key. The preimage of an invoice
 //! is derived from the node's seed and the payment secret that stands in the invoice, so an
@@ -8,6 +9,7 @@
 
 pub mod http;
 mod store;
+mod wallet;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,14 +22,17 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use lightning_invoice::{Bolt11Invoice, Currency, InvoiceBuilder, PaymentSecret};
 use protocol::amount::Msat;
 use protocol::hash::{PaymentHash, Preimage};
+use serde::Serialize;
 use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use self::store::{Paid, Store};
+pub use self::wallet::{Received, WalletInvoice};
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
 };
+use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Clock, Lightning, LightningError, Random, Settlements};
 
 /// The one network it accepts to be.
@@ -45,6 +50,8 @@ struct Inner {
     seed: Zeroizing<[u8; 32]>,
     key: SecretKey,
     id: PublicKey,
+    /// The dev wallet's key.
+    wallet: SecretKey,
     curve: Secp256k1<All>,
     store: Store,
     settled: watch::Sender<u64>,
@@ -91,6 +98,30 @@ pub struct Payment {
     pub amount: Msat,
 }
 
+/// Counts of a dev node, amounts in millisatoshi.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Stats {
+    /// Invoices of the node made by this process.
+    pub invoices: u64,
+    /// Payments to the node, ever.
+    pub payments: u64,
+    /// Their sum.
+    pub paid_msat: u64,
+    /// Payments by the node that succeeded, ever.
+    pub sent: u64,
+    /// Their sum.
+    pub sent_msat: u64,
+}
+
+/// What goes into an invoice.
+struct InvoiceParts {
+    payment_hash: PaymentHash,
+    secret: [u8; 32],
+    amount: Option<Msat>,
+    description: String,
+    expiry_seconds: u64,
+}
+
 impl DevNode {
     /// Opens the node's own file and starts with the seed in it, or with a new one.
     ///
@@ -107,8 +138,10 @@ impl DevNode {
         let fresh = random.secret().map_err(|error| refused("start", error))?;
         let store = Store::open(path, &fresh).map_err(|error| refused("start", error))?;
         let seed = store.seed();
-        let key = SecretKey::from_slice(&derive(&seed, b"boltgate/dev/node", &[]))
-            .map_err(|error| refused("start", error))?;
+        let key = |label| {
+            SecretKey::from_slice(&derive(&seed, label, &[])).map_err(|e| refused("start", e))
+        };
+        let (key, wallet) = (key(b"boltgate/dev/node")?, key(b"boltgate/dev/wallet")?);
         let curve = Secp256k1::new();
         let last = store
             .last_index()
@@ -117,6 +150,7 @@ impl DevNode {
             id: key.public_key(&curve),
             seed,
             key,
+            wallet,
             curve,
             store,
             settled: watch::Sender::new(last),
@@ -162,17 +196,21 @@ impl DevNode {
         }
     }
 
-    /// Invoices made by this process, payments ever made, and their sum in millisatoshi.
+    /// What happened so far.
     ///
     /// # Errors
     /// The node's own file failed.
-    pub fn stats(&self) -> Result<(u64, u64, u64), PayError> {
-        let (payments, sum) = self
-            .0
-            .store
-            .totals()
-            .map_err(|error| PayError::Store(error.to_string()))?;
-        Ok((self.0.invoices.load(Ordering::Relaxed), payments, sum))
+    pub fn stats(&self) -> Result<Stats, PayError> {
+        let failed = |error: rusqlite::Error| PayError::Store(error.to_string());
+        let (payments, paid_msat) = self.0.store.totals().map_err(failed)?;
+        let (sent, sent_msat) = self.0.store.sent_totals().map_err(failed)?;
+        Ok(Stats {
+            invoices: self.0.invoices.load(Ordering::Relaxed),
+            payments,
+            paid_msat,
+            sent,
+            sent_msat,
+        })
     }
 
     fn check_payable(
@@ -219,24 +257,46 @@ impl DevNode {
             .secret()
             .map_err(|error| refused(rpc, error))?;
         let payment_hash = self.preimage(&secret).hash();
+        let invoice = self.sign_invoice(
+            &self.0.key,
+            InvoiceParts {
+                payment_hash,
+                secret,
+                amount: Some(request.amount),
+                description: request.description.clone(),
+                expiry_seconds: request.expiry_seconds,
+            },
+        )?;
+        self.0.invoices.fetch_add(1, Ordering::Relaxed);
+        Ok(invoice)
+    }
+
+    fn sign_invoice(
+        &self,
+        key: &SecretKey,
+        parts: InvoiceParts,
+    ) -> Result<Invoice, LightningError> {
+        let rpc = "AddInvoice";
         let now = self.0.clock.now();
-        let bolt11 = InvoiceBuilder::new(Currency::Regtest)
-            .description(request.description.clone())
-            .payment_hash(sha256::Hash::from_byte_array(payment_hash.0))
-            .payment_secret(PaymentSecret(secret))
+        let expiry = Duration::from_secs(parts.expiry_seconds);
+        let mut builder = InvoiceBuilder::new(Currency::Regtest)
+            .description(parts.description)
+            .payment_hash(sha256::Hash::from_byte_array(parts.payment_hash.0))
+            .payment_secret(PaymentSecret(parts.secret))
             .duration_since_epoch(Duration::from_secs(now.0))
             .min_final_cltv_expiry_delta(FINAL_CLTV_DELTA)
-            .amount_milli_satoshis(request.amount.get())
-            .expiry_time(Duration::from_secs(request.expiry_seconds))
-            .build_signed(|hash| self.0.curve.sign_ecdsa_recoverable(hash, &self.0.key))
+            .expiry_time(expiry);
+        if let Some(amount) = parts.amount {
+            builder = builder.amount_milli_satoshis(amount.get());
+        }
+        let bolt11 = builder
+            .build_signed(|hash| self.0.curve.sign_ecdsa_recoverable(hash, key))
             .map_err(|error| refused(rpc, format!("{error:?}")))?
             .to_string();
-        self.0.invoices.fetch_add(1, Ordering::Relaxed);
-        let expires = now.saturating_add(Duration::from_secs(request.expiry_seconds));
         Ok(Invoice {
-            payment_hash,
+            payment_hash: parts.payment_hash,
             bolt11,
-            expires,
+            expires: now.saturating_add(expiry),
         })
     }
 }
@@ -265,6 +325,18 @@ impl Lightning for DevNode {
             .store
             .cancel(hash, now)
             .map_err(|error| refused("CancelInvoice", error))
+    }
+
+    async fn pay(&self, order: PaymentOrder) -> Result<PaymentState, LightningError> {
+        let node = self.clone();
+        tokio::task::spawn_blocking(move || node.send(&order))
+            .await
+            .map_err(|error| refused("SendPaymentV2", error))?
+    }
+
+    async fn track(&self, hash: PaymentHash) -> Result<PaymentState, LightningError> {
+        let state = self.0.store.sent(hash);
+        state.map_err(|error| refused("TrackPaymentV2", error))
     }
 
     async fn info(&self) -> Result<NodeInfo, LightningError> {

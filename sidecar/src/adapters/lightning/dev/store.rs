@@ -1,4 +1,7 @@
-//! What the dev node itself keeps: its seed, and which invoices were settled or cancelled.
+//! What the dev node itself keeps: its seed, which invoices were settled or cancelled, and what it
+//! paid itself.
+
+mod outgoing;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +12,7 @@ use protocol::time::UnixSeconds;
 use rusqlite::{Connection, OptionalExtension as _, Result, params};
 use zeroize::Zeroizing;
 
+pub(super) use self::outgoing::Sent;
 use crate::domain::invoice::{Cancellation, InvoiceState, Settlement};
 
 const SCHEMA: &str = "
@@ -53,6 +57,7 @@ impl Store {
         // Survives the end of the process, if not of the machine: enough where no money moves.
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.execute_batch(SCHEMA)?;
+        db.execute_batch(outgoing::SCHEMA)?;
         db.execute(
             "INSERT OR IGNORE INTO node (id, seed) VALUES (1, ?1)",
             [fresh_seed],

@@ -6,6 +6,7 @@
 //! pings. Reconnecting after a failure is the caller's loop; the channel itself connects lazily.
 
 mod credentials;
+mod payments;
 mod status;
 mod transport;
 
@@ -28,6 +29,7 @@ use self::lnrpc::state_client::StateClient;
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
 };
+use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Clock, Lightning, LightningError, Settlements};
 
 /// LND's main interface and its wallet state service.
@@ -40,6 +42,12 @@ pub mod lnrpc {
 #[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
 pub mod invoicesrpc {
     tonic::include_proto!("invoicesrpc");
+}
+
+/// LND's router, which pays.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod routerrpc {
+    tonic::include_proto!("routerrpc");
 }
 
 /// How to reach a node.
@@ -99,12 +107,23 @@ impl LndNode {
         message: Q,
         send: impl AsyncFnOnce(Request<Q>) -> Result<tonic::Response<A>, tonic::Status>,
     ) -> Result<A, LightningError> {
+        self.call_within(self.deadline, rpc, message, send).await
+    }
+
+    /// The same with a deadline of its own.
+    async fn call_within<Q, A>(
+        &self,
+        deadline: Duration,
+        rpc: &'static str,
+        message: Q,
+        send: impl AsyncFnOnce(Request<Q>) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A, LightningError> {
         let mut request = Request::new(message);
-        request.set_timeout(self.deadline);
+        request.set_timeout(deadline);
         request
             .metadata_mut()
             .insert("macaroon", self.macaroon.value(rpc).await?);
-        let answer = tokio::time::timeout(self.deadline, send(request)).await;
+        let answer = tokio::time::timeout(deadline, send(request)).await;
         let result = answer.map_err(|_| LightningError::Timeout { rpc })?;
         result.map(tonic::Response::into_inner).map_err(|status| {
             let error = status::to_error(rpc, &status);
@@ -194,6 +213,14 @@ impl Lightning for LndNode {
             },
             Err(error) => Err(error),
         }
+    }
+
+    async fn pay(&self, order: PaymentOrder) -> Result<PaymentState, LightningError> {
+        payments::pay(self, order).await
+    }
+
+    async fn track(&self, hash: PaymentHash) -> Result<PaymentState, LightningError> {
+        payments::track(self, hash).await
     }
 
     async fn info(&self) -> Result<NodeInfo, LightningError> {

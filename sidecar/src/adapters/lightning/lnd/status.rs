@@ -10,6 +10,7 @@ pub(super) fn to_error(rpc: &'static str, status: &Status) -> LightningError {
     let detail = status.message().to_owned();
     match (status.code(), node_status(status)) {
         (Code::DeadlineExceeded | Code::Cancelled, _) => LightningError::Timeout { rpc },
+        (Code::AlreadyExists, _) => LightningError::Exists { detail },
         (_, NodeStatus::Ready) => LightningError::Refused { rpc, detail },
         (_, status) => LightningError::Unavailable { status, detail },
     }
@@ -29,6 +30,8 @@ pub(super) fn node_status(status: &Status) -> NodeStatus {
         {
             NodeStatus::Starting
         }
+        // Says nothing about the request: it may have been done or not.
+        _ if text.contains("shutting down") => NodeStatus::Unreachable,
         // While the wallet is locked the main service is not there at all.
         Code::Unimplemented if text.contains("unknown service") => NodeStatus::Locked,
         _ if text.contains("permission denied")
@@ -78,6 +81,11 @@ mod tests {
             (
                 Code::Unavailable,
                 "connection refused",
+                NodeStatus::Unreachable,
+            ),
+            (
+                Code::Unknown,
+                "routerrpc server shutting down",
                 NodeStatus::Unreachable,
             ),
             (Code::Unknown, "invoice already settled", NodeStatus::Ready),

@@ -320,7 +320,11 @@ fn recorded_close(
 pub(in super::super) fn ending(db: &Connection, id: PaymentHash) -> Result<Option<Ending>> {
     let found = db
         .prepare_cached(
-            "SELECT s.state, s.deposited_sat - s.spent_sat, r.state
+            // Of a refund that was paid: what the buyer got of it.
+            "SELECT s.state,
+                    CASE r.state WHEN 'succeeded' THEN r.sent_sat
+                                 ELSE s.deposited_sat - s.spent_sat END,
+                    r.state
              FROM sessions s LEFT JOIN refunds r USING (session_id) WHERE s.session_id = ?1",
         )?
         .query_row([id.0], |row| {

@@ -1,0 +1,358 @@
+//! Refunds as they are paid. A refund is taken by one worker at a time; what it writes counts only
+//! while the row still has its name and the same return invoice.
+
+use std::time::Duration;
+
+use protocol::amount::Sat;
+use protocol::hash::PaymentHash;
+use rusqlite::types::{FromSqlError, Type};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::Result;
+use super::columns::{msat, signed, unsigned};
+use crate::domain::invoice::NodeId;
+use crate::domain::payout::{
+    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+};
+use crate::domain::refund::{RefundRow, RefundState};
+use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Which row, and who may change it.
+#[derive(Clone, Copy)]
+pub(in super::super) struct RefundKey {
+    pub(in super::super) id: PaymentHash,
+    pub(in super::super) hash: PaymentHash,
+    pub(in super::super) worker: WorkerId,
+}
+
+/// ?1 node, ?2 now, ?3 only what was handed to the node.
+const DUE: &str = "node = ?1 AND state IN ('pending', 'sending') AND due_ms <= ?2
+                   AND (worked_until_ms IS NULL OR worked_until_ms <= ?2)
+                   AND (?3 = 0 OR state = 'sending')";
+
+const WORK: &str = "SELECT refunds.session_id, refunds.node, refunds.return_invoice,
+                           refunds.return_hash, amount_sat, refunds.state, attempts, fee_msat,
+                           failure, created_ms, updated_ms, spent_sat, sent_sat, fee_limit_msat
+                    FROM refunds JOIN sessions USING (session_id)";
+
+fn work(row: &Row<'_>) -> rusqlite::Result<RefundWork> {
+    let sent = row.get::<_, Option<i64>>(12)?;
+    let payout = match sent {
+        None => None,
+        Some(_) => Some(Payout {
+            sent: sat(row, 12)?,
+            fee_limit: msat(row, 13)?,
+        }),
+    };
+    let fee = row.get::<_, Option<i64>>(7)?;
+    let refund = RefundRow {
+        session_id: PaymentHash(row.get(0)?),
+        node: NodeId(row.get(1)?),
+        return_invoice: ReturnText(row.get(2)?),
+        return_hash: PaymentHash(row.get(3)?),
+        amount: sat(row, 4)?,
+        state: state(row, 5)?,
+        attempts: unsigned(row, 6)?,
+        fee: fee.map(|_| msat(row, 7)).transpose()?,
+        failure: row.get(8)?,
+        created_ms: unsigned(row, 9)?,
+        updated_ms: unsigned(row, 10)?,
+    };
+    Ok(RefundWork {
+        refund,
+        spent: sat(row, 11)?,
+        payout,
+    })
+}
+
+fn sat(row: &Row<'_>, column: usize) -> rusqlite::Result<Sat> {
+    let value = unsigned(row, column)?;
+    Sat::new(value).ok_or(rusqlite::Error::IntegralValueOutOfRange(
+        column,
+        signed(value),
+    ))
+}
+
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<RefundState> {
+    let name = row.get_ref(column)?.as_str()?;
+    RefundState::of_name(name).ok_or_else(|| {
+        let error = FromSqlError::Other(format!("unknown state {name}").into());
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(in super::super) fn is_refund_due(
+    db: &Connection,
+    node: NodeId,
+    only_sending: bool,
+    now_millis: u64,
+) -> Result<bool> {
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM refunds WHERE {DUE})");
+    let is_due = db
+        .prepare_cached(&sql)?
+        .query_row(params![node.0, signed(now_millis), only_sending], |row| {
+            row.get(0)
+        })?;
+    Ok(is_due)
+}
+
+pub(in super::super) fn take_refund(
+    db: &Connection,
+    node: NodeId,
+    worker: WorkerId,
+    hold: Duration,
+    only_sending: bool,
+    now_millis: u64,
+) -> Result<Option<RefundWork>> {
+    let until = now_millis.saturating_add(millis(hold));
+    let sql = format!(
+        "UPDATE refunds SET worker = ?4, worked_until_ms = ?5
+         WHERE session_id = (SELECT session_id FROM refunds WHERE {DUE}
+                             ORDER BY due_ms, created_ms LIMIT 1)
+         RETURNING session_id"
+    );
+    let taken = db
+        .prepare_cached(&sql)?
+        .query_row(
+            params![
+                node.0,
+                signed(now_millis),
+                only_sending,
+                worker.0,
+                signed(until)
+            ],
+            |row| row.get(0).map(PaymentHash),
+        )
+        .optional()?;
+    match taken {
+        None => Ok(None),
+        Some(id) => find_refund(db, id),
+    }
+}
+
+pub(in super::super) fn keep_refund(
+    db: &Connection,
+    id: PaymentHash,
+    worker: WorkerId,
+    hold: Duration,
+    now_millis: u64,
+) -> Result<bool> {
+    let until = now_millis.saturating_add(millis(hold));
+    let kept = db
+        .prepare_cached(
+            "UPDATE refunds SET worked_until_ms = ?3
+             WHERE session_id = ?1 AND worker = ?2 AND state IN ('pending', 'sending')",
+        )?
+        .execute(params![id.0, worker.0, signed(until)])?;
+    Ok(kept == 1)
+}
+
+pub(in super::super) fn begin_sending(
+    db: &Connection,
+    key: RefundKey,
+    node: NodeId,
+    payout: Payout,
+    caps: RefundCaps,
+    now_millis: u64,
+) -> Result<Sending> {
+    // What this refund itself takes up from an earlier attempt does not count.
+    let (others, reserved) = db
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(fee_limit_msat), 0) FROM refunds
+             WHERE node = ?1 AND state = 'sending' AND session_id <> ?2",
+        )?
+        .query_row(params![node.0, key.id.0], |row| {
+            Ok((unsigned(row, 0)?, unsigned(row, 1)?))
+        })?;
+    let since = signed(now_millis.saturating_sub(DAY_MS));
+    let paid = db
+        .prepare_cached(
+            "SELECT coalesce(sum(fee_msat), 0) FROM refunds
+             WHERE node = ?1 AND sent_ms > ?2 AND state = 'succeeded'",
+        )?
+        .query_row(params![node.0, since], |row| unsigned(row, 0))?;
+    if others >= u64::from(caps.in_flight) {
+        return Ok(Sending::InFlightFull);
+    }
+    let fees = paid
+        .saturating_add(reserved)
+        .saturating_add(payout.fee_limit.get());
+    if fees > caps.daily_fees.to_msat().get() {
+        return Ok(Sending::BudgetSpent);
+    }
+    let begun = db
+        .prepare_cached(
+            "UPDATE refunds SET state = 'sending', attempts = attempts + 1, sent_sat = ?4,
+                                fee_limit_msat = ?5, sent_ms = ?6, updated_ms = ?6
+             WHERE session_id = ?1 AND return_hash = ?2 AND worker = ?3
+               AND state IN ('pending', 'sending')",
+        )?
+        .execute(params![
+            key.id.0,
+            key.hash.0,
+            key.worker.0,
+            signed(payout.sent.get()),
+            signed(payout.fee_limit.get()),
+            signed(now_millis)
+        ])?;
+    Ok(if begun == 1 {
+        Sending::Begun
+    } else {
+        Sending::Lost
+    })
+}
+
+pub(in super::super) fn record_refund(
+    db: &Connection,
+    key: RefundKey,
+    outcome: &RefundOutcome,
+    now_millis: u64,
+) -> Result<bool> {
+    let (id, hash, worker) = (key.id.0, key.hash.0, key.worker.0);
+    let now = signed(now_millis);
+    let due = |after: Duration| signed(now_millis.saturating_add(millis(after)));
+    let changed = match outcome {
+        RefundOutcome::Paid { fee } => db
+            .prepare_cached(
+                "UPDATE refunds SET state = 'succeeded', fee_msat = ?3, failure = NULL,
+                                    updated_ms = ?4, worker = NULL, worked_until_ms = NULL
+                 WHERE session_id = ?1 AND return_hash = ?2 AND state IN ('pending', 'sending')
+                   AND sent_sat IS NOT NULL",
+            )?
+            .execute(params![id, hash, signed(fee.get()), now])?,
+        RefundOutcome::Again { after, why } => db
+            .prepare_cached(
+                "UPDATE refunds SET state = 'pending', failure = ?4, due_ms = ?5, updated_ms = ?6,
+                                    worker = NULL, worked_until_ms = NULL
+                 WHERE session_id = ?1 AND return_hash = ?2 AND worker = ?3
+                   AND state IN ('pending', 'sending')",
+            )?
+            .execute(params![id, hash, worker, why, due(*after), now])?,
+        RefundOutcome::Failed { why } => db
+            .prepare_cached(
+                "UPDATE refunds SET state = 'failed', failure = ?4, updated_ms = ?5,
+                                    worker = NULL, worked_until_ms = NULL
+                 WHERE session_id = ?1 AND return_hash = ?2 AND worker = ?3
+                   AND state IN ('pending', 'sending')",
+            )?
+            .execute(params![id, hash, worker, why, now])?,
+        RefundOutcome::Later { after } => db
+            .prepare_cached(
+                "UPDATE refunds SET due_ms = ?4, worker = NULL, worked_until_ms = NULL
+                 WHERE session_id = ?1 AND return_hash = ?2 AND worker = ?3
+                   AND state IN ('pending', 'sending')",
+            )?
+            .execute(params![id, hash, worker, due(*after)])?,
+    };
+    Ok(changed == 1)
+}
+
+pub(in super::super) fn unpaid_refunds(db: &Connection, limit: u32) -> Result<Vec<RefundWork>> {
+    let mut rows = Vec::new();
+    for which in ["= 'failed'", "IN ('pending', 'sending')"] {
+        let sql = format!("{WORK} WHERE refunds.state {which} ORDER BY created_ms LIMIT ?1");
+        let found = db
+            .prepare_cached(&sql)?
+            .query_map([limit], work)?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        rows.extend(found);
+    }
+    rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(rows)
+}
+
+pub(in super::super) fn find_refund(
+    db: &Connection,
+    id: PaymentHash,
+) -> Result<Option<RefundWork>> {
+    let found = db
+        .prepare_cached(&format!("{WORK} WHERE refunds.session_id = ?1"))?
+        .query_row([id.0], work)
+        .optional()?;
+    Ok(found)
+}
+
+/// The session gets the invoice too: there it is seen that no two have the same.
+pub(in super::super) fn replace_return_invoice(
+    db: &Connection,
+    id: PaymentHash,
+    invoice: &ReturnInvoice,
+    now_millis: u64,
+) -> Result<Replaced> {
+    let found = db
+        .prepare_cached("SELECT state FROM refunds WHERE session_id = ?1")?
+        .query_row([id.0], |row| state(row, 0))
+        .optional()?;
+    match found {
+        None => return Ok(Replaced::NotFound),
+        Some(RefundState::Failed) => {}
+        Some(other) => return Ok(Replaced::NotFailed(other)),
+    }
+    let is_used: bool = db
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM sessions WHERE return_hash = ?2 AND session_id <> ?1)",
+        )?
+        .query_row(params![id.0, invoice.payment_hash.0], |row| row.get(0))?;
+    if is_used {
+        return Ok(Replaced::InvoiceUsed);
+    }
+    let text = invoice.text.as_str();
+    db.prepare_cached(
+        "UPDATE sessions SET return_invoice = ?2, return_hash = ?3 WHERE session_id = ?1",
+    )?
+    .execute(params![id.0, text, invoice.payment_hash.0])?;
+    db.prepare_cached(
+        "UPDATE refunds SET return_invoice = ?2, return_hash = ?3, state = 'pending', attempts = 0,
+                            failure = NULL, sent_sat = NULL, fee_limit_msat = NULL, sent_ms = NULL,
+                            due_ms = 0, updated_ms = ?4
+         WHERE session_id = ?1 AND state = 'failed'",
+    )?
+    .execute(params![
+        id.0,
+        text,
+        invoice.payment_hash.0,
+        signed(now_millis)
+    ])?;
+    Ok(Replaced::Replaced)
+}
+
+pub(in super::super) fn refunds_under_way(db: &Connection, node: NodeId) -> Result<u64> {
+    let count = db
+        .prepare_cached("SELECT count(*) FROM refunds WHERE node = ?1 AND state = 'sending'")?
+        .query_row([node.0], |row| unsigned(row, 0))?;
+    Ok(count)
+}
+
+pub(in super::super) fn refund_counts(
+    db: &Connection,
+    node: NodeId,
+    now_millis: u64,
+) -> Result<RefundCounts> {
+    let mut counts = RefundCounts::default();
+    let mut statement = db.prepare_cached(
+        "SELECT state, count(*), min(created_ms) FROM refunds
+         WHERE node = ?1 AND state IN ('pending', 'sending', 'failed') GROUP BY state",
+    )?;
+    let rows = statement.query_map([node.0], |row| {
+        Ok((state(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?))
+    })?;
+    for row in rows {
+        let (state, count, oldest) = row?;
+        match state {
+            RefundState::Pending => counts.pending = count,
+            RefundState::Sending => counts.sending = count,
+            RefundState::Failed => counts.failed = count,
+            RefundState::Succeeded => {}
+        }
+        if matches!(state, RefundState::Pending | RefundState::Sending) {
+            counts.oldest_ms = counts.oldest_ms.max(now_millis.saturating_sub(oldest));
+        }
+    }
+    Ok(counts)
+}
