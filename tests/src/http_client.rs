@@ -138,6 +138,33 @@ impl Request {
     /// # Errors
     /// When no complete answer comes in time.
     pub async fn send(self) -> anyhow::Result<Answer> {
+        let (what, timeout) = (format!("{} {}", self.method, self.target), self.timeout);
+        let start = Instant::now();
+        let whole = async {
+            let answer = self.stream().await?;
+            let first_byte = start.elapsed();
+            let body = answer.body.collect().await?;
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            anyhow::Ok(Answer {
+                status: answer.status,
+                headers: answer.headers,
+                trailers,
+                body: body.to_bytes(),
+                first_byte,
+                elapsed: start.elapsed(),
+            })
+        };
+        tokio::time::timeout(timeout, whole)
+            .await
+            .with_context(|| format!("{what}: no answer within {timeout:?}"))?
+            .with_context(|| what)
+    }
+
+    /// Sends it and reads the head of the answer.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub async fn stream(self) -> anyhow::Result<Streaming> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -160,25 +187,57 @@ impl Request {
                 .headers_mut()
                 .insert(HOST, HeaderValue::from_str(host)?);
         }
-        let start = Instant::now();
-        let whole = async {
-            let (head, body) = self.http.client.request(request).await?.into_parts();
-            let first_byte = start.elapsed();
-            let body = body.collect().await?;
-            let trailers = body.trailers().cloned().unwrap_or_default();
-            anyhow::Ok(Answer {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                trailers,
-                body: body.to_bytes(),
-                first_byte,
-                elapsed: start.elapsed(),
-            })
+        let (head, body) = self.http.client.request(request).await?.into_parts();
+        Ok(Streaming {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
+    }
+}
+
+/// An answer whose body is still coming.
+#[derive(Debug)]
+pub struct Streaming {
+    /// Status code.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    body: hyper::body::Incoming,
+}
+
+impl Streaming {
+    /// Reads on until what has come since the last call ends in `end`, and gives it.
+    ///
+    /// # Errors
+    /// When the body ends or nothing like that comes within `timeout`; what has come is in the
+    /// error.
+    pub async fn until(&mut self, end: &str, timeout: Duration) -> anyhow::Result<String> {
+        let mut text = String::new();
+        let wait = async {
+            while !text.ends_with(end) {
+                let frame = self.body.frame().await.context("the body has ended")??;
+                if let Ok(data) = frame.into_data() {
+                    text.push_str(std::str::from_utf8(&data)?);
+                }
+            }
+            anyhow::Ok(())
         };
-        tokio::time::timeout(self.timeout, whole)
-            .await
-            .with_context(|| format!("{what}: no answer within {:?}", self.timeout))?
-            .with_context(|| what)
+        let waited = tokio::time::timeout(timeout, wait).await;
+        let waited = waited.map_err(|_| anyhow::anyhow!("no {end:?} within {timeout:?}"));
+        match waited.and_then(|read| read) {
+            Ok(()) => Ok(text),
+            Err(error) => Err(error.context(format!("after {text:?}"))),
+        }
+    }
+
+    /// Reads the rest.
+    ///
+    /// # Errors
+    /// When it breaks off, or does not end within `timeout`.
+    pub async fn rest(self, timeout: Duration) -> anyhow::Result<String> {
+        let rest = tokio::time::timeout(timeout, self.body.collect()).await??;
+        Ok(String::from_utf8(rest.to_bytes().to_vec())?)
     }
 }
 

@@ -28,6 +28,7 @@
 //! | [`regtest`] | btcd and two LND nodes with a channel between them |
 //! | [`wallet`] | pays invoices: the dev network or an LND node |
 //! | [`l402`], [`macaroon`] | a buyer's side of L402, written from the specification alone |
+//! | [`payment`] | the same of the Payment scheme: charges and sessions |
 //! | [`http_client`], [`raw`] | HTTP with nothing added; raw bytes on a socket |
 //! | [`unpaid`], [`impostor`] | requests that nobody paid for; what may stand in the sidecar's place |
 //! | [`process`], [`eventually`](mod@eventually), [`paths`], [`ports`] | the ground under it |
@@ -41,6 +42,7 @@ pub mod impostor;
 pub mod l402;
 pub mod macaroon;
 pub mod paths;
+pub mod payment;
 pub mod ports;
 pub mod probes;
 pub mod process;

@@ -6,6 +6,8 @@
 //! | `/v1/forecast` | JSON |
 //! | `/v1/stream` | server-sent events: eight of them, 100 ms apart, then `[DONE]` |
 //! | `/v1/health` | `ok` |
+//! | `/v1/broken` | 503 |
+//! | `/v1/reset` | no answer: the connection is dropped |
 //! | content type `application/grpc` | each message of the request comes back; with a path that ends in `Stream` the first one comes back five times |
 //! | all else | JSON that tells method and path |
 
@@ -23,7 +25,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
 use hyper::body::Frame;
 use serde_json::json;
@@ -212,6 +214,9 @@ async fn answer(State(record): State<Record>, request: Request) -> Response {
         .into_response(),
         "/v1/stream" => events(),
         "/v1/health" => "ok\n".into_response(),
+        "/v1/broken" => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        // Ends the connection's task, quietly.
+        "/v1/reset" => std::panic::resume_unwind(Box::new(())),
         _ => Json(json!({ "method": head.method.as_str(), "path": target })).into_response(),
     }
 }

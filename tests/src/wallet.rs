@@ -69,6 +69,61 @@ impl Wallet {
     }
 }
 
+/// Life of a return invoice: thirty days, as sessions ask for.
+const RETURN_EXPIRY_SECONDS: u64 = 30 * 86_400;
+
+impl Wallet {
+    /// An invoice of the wallet's own without an amount, for a refund.
+    ///
+    /// # Errors
+    /// When it makes none.
+    pub async fn return_invoice(&self) -> anyhow::Result<String> {
+        let (result, key) = match self {
+            Self::Dev(address) => {
+                let body = json!({ "expiry_seconds": RETURN_EXPIRY_SECONDS }).to_string();
+                let answer = Http::new(*address)
+                    .post("/invoices", body)
+                    .header("content-type", "application/json")
+                    .send()
+                    .await?;
+                (answer.json(), "invoice")
+            }
+            Self::Lnd(lncli) => {
+                let expiry = RETURN_EXPIRY_SECONDS.to_string();
+                let made = lncli.run(&["addinvoice", "--expiry", &expiry]).await?;
+                (made, "payment_request")
+            }
+        };
+        let invoice = text(&result, key);
+        ensure!(!invoice.is_empty(), "no invoice: {result}");
+        Ok(invoice.to_owned())
+    }
+
+    /// What has arrived for such an invoice, in millisatoshi; `None` if nothing has.
+    ///
+    /// # Errors
+    /// When the wallet does not know it.
+    pub async fn received(&self, invoice: &str) -> anyhow::Result<Option<u64>> {
+        let invoice: lightning_invoice::Bolt11Invoice = invoice
+            .parse()
+            .map_err(|error| anyhow::anyhow!("not an invoice: {error:?}"))?;
+        let hash = invoice.payment_hash().to_string();
+        match self {
+            Self::Dev(address) => {
+                let said = Http::new(*address).get(&format!("/invoices/{hash}")).send();
+                let said = said.await?.json();
+                let sum = said.get("received_msat").and_then(Value::as_u64);
+                Ok(sum.filter(|_| text(&said, "state") == "settled"))
+            }
+            Self::Lnd(lncli) => {
+                let said = lncli.run(&["lookupinvoice", &hash]).await?;
+                let sum = text(&said, "amt_paid_msat").parse().ok();
+                Ok(sum.filter(|_| text(&said, "state") == "SETTLED"))
+            }
+        }
+    }
+}
+
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }

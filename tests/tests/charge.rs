@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use e2e::envoy::{Envoy, EnvoyConfig};
 use e2e::eventually;
 use e2e::gate::{Builder, Gate};
 use e2e::http_client::{Answer, Http};
-use protocol::encoding::{base64url, base64url_decode};
-use protocol::payment::Challenge;
-use serde_json::{Value, json};
+use e2e::payment::{self, Offer, offer_of, receipt};
+use futures_util::{StreamExt, stream};
+use serde_json::json;
 
 const FORECAST: &str = "/v1/forecast";
 const REALM: &str = "api.test";
@@ -31,64 +32,32 @@ fn with_charge(name: &str) -> Builder<'static> {
 
 /// A paid credential.
 struct Paid {
+    offer: Offer,
     authorization: String,
-    payment_hash: String,
-    challenge_id: String,
 }
 
-/// The line that offers a charge: always the last one.
-fn line(answer: &Answer) -> anyhow::Result<String> {
-    let mut lines = answer.headers.get_all("www-authenticate").iter();
-    let line = lines.next_back().context("no challenge")?.to_str()?;
-    ensure!(line.starts_with("Payment "), "{line}");
-    Ok(line.to_owned())
-}
-
-async fn challenged(gate: &Gate) -> anyhow::Result<String> {
+async fn challenged(gate: &Gate) -> anyhow::Result<Offer> {
     let answer = gate.http().get(FORECAST).send().await?;
-    ensure!(answer.status == 402, "{} {}", answer.status, answer.text());
-    line(&answer)
+    offer_of(&answer, "charge")
 }
 
 async fn buy(gate: &Gate) -> anyhow::Result<Paid> {
-    let line = challenged(gate).await?;
-    let challenge = Challenge::parse_list(&line)?
-        .pop()
-        .context("no challenge")?;
-    ensure!(
-        challenge.realm == REALM && challenge.intent == "charge",
-        "{line}"
+    let offer = challenged(gate).await?;
+    assert_eq!(offer.parameter("realm"), REALM);
+    assert_eq!(
+        (offer.said("/amount")?, offer.said("/currency")?),
+        ("10", "sat")
     );
-    let request: Value = serde_json::from_slice(&base64url_decode(&*challenge.request)?)?;
-    let text = |name| {
-        let value = request.pointer(name).and_then(Value::as_str);
-        value.with_context(|| format!("no {name} in {request}"))
-    };
-    ensure!(
-        text("/amount")? == "10" && text("/currency")? == "sat",
-        "{request}"
-    );
-    let preimage = gate.wallet.pay(text("/methodDetails/invoice")?).await?;
-    let credential = json!({
-        "challenge": {
-            "id": challenge.id, "realm": challenge.realm, "method": challenge.method,
-            "intent": challenge.intent, "request": challenge.request, "expires": challenge.expires,
-        },
-        "payload": { "preimage": preimage },
-    });
+    let preimage = offer.pay(&gate.wallet).await?;
+    let authorization = offer.credential(&json!({ "preimage": preimage }));
     Ok(Paid {
-        authorization: format!("Payment {}", base64url(credential.to_string().as_bytes())),
-        payment_hash: text("/methodDetails/paymentHash")?.to_owned(),
-        challenge_id: challenge.id.into_owned(),
+        offer,
+        authorization,
     })
 }
 
 async fn present(http: &Http, paid: &Paid) -> anyhow::Result<Answer> {
-    let request = http.get(FORECAST);
-    request
-        .header("authorization", &paid.authorization)
-        .send()
-        .await
+    payment::present(http, FORECAST, &paid.authorization).await
 }
 
 /// Waits until the gate sells by charge.
@@ -107,17 +76,17 @@ async fn a_payment_buys_one_response_with_a_receipt() -> anyhow::Result<()> {
     gate.upstream.clear();
     let served = present(&gate.http(), &paid).await?;
     assert_eq!(served.status, 200, "{}", served.text());
-    let receipt = base64url_decode(served.header("payment-receipt"))?;
-    let receipt: Value = serde_json::from_slice(&receipt)?;
-    assert_eq!(receipt["reference"], json!(paid.payment_hash));
-    assert_eq!(receipt["challengeId"], json!(paid.challenge_id));
+    let receipt = receipt(&served)?;
+    let hash = paid.offer.payment_hash()?;
+    assert_eq!(receipt["reference"], json!(hash));
+    assert_eq!(receipt["challengeId"], json!(paid.offer.parameter("id")));
     assert_eq!(receipt["status"], "success");
     let control = served.header("cache-control");
     assert!(control.contains("private"), "{control}");
     let seen = gate.upstream.last()?;
     assert_eq!(seen.header("x-boltgate-service"), "weather");
     assert_eq!(seen.header("x-boltgate-scheme"), "charge");
-    assert_eq!(seen.header("x-boltgate-payment-hash"), paid.payment_hash);
+    assert_eq!(seen.header("x-boltgate-payment-hash"), hash);
     assert_eq!(seen.header("authorization"), "");
 
     // A claim so young might yet be abandoned, so whoever comes at once is told to come again.
@@ -126,7 +95,7 @@ async fn a_payment_buys_one_response_with_a_receipt() -> anyhow::Result<()> {
         ensure!(again.header("payment-receipt").is_empty());
         ensure!(again.status == 402, "{} {}", again.status, again.text());
         ensure!(again.text().contains("lightning/unknown-challenge"));
-        line(&again).map(drop)
+        offer_of(&again, "charge").map(drop)
     })
     .await?;
     assert_eq!(gate.upstream.count(), 1);
@@ -167,6 +136,58 @@ async fn of_many_who_present_one_payment_at_once_one_is_served() -> anyhow::Resu
             .all(|status| [200, 402, 503].contains(status)),
         "{statuses:?}"
     );
+    Ok(())
+}
+
+/// Presentations in all, and how many of them are under way at a time.
+const PRESENTATIONS: usize = 10_000;
+const AT_ONCE: usize = 1_024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_ten_thousand_presentations_over_two_envoys_one_is_served() -> anyhow::Result<()> {
+    let wide = |envoy: &mut EnvoyConfig| {
+        envoy.concurrency = 2;
+        envoy.manager = json!({ "http2_protocol_options": { "max_concurrent_streams": AT_ONCE } });
+    };
+    let gate = with_charge("charge-flood").envoy(wide).start().await?;
+    open(&gate).await?;
+    let folder = gate.folder.join("second");
+    std::fs::create_dir(&folder)?;
+    let second = Envoy::start(&folder, gate.envoy.config.clone()).await?;
+    let paid = buy(&gate).await?;
+    let authorization = &paid.authorization;
+    eventually(
+        "the second Envoy sells",
+        Duration::from_secs(10),
+        || async {
+            let answer = Http::new(second.address()).get(FORECAST).send().await?;
+            offer_of(&answer, "charge").map(drop)
+        },
+    )
+    .await?;
+    gate.upstream.clear();
+    let clients: Vec<Http> = (0..8)
+        .map(|number| match number % 2 {
+            0 => gate.h2(),
+            _ => Http::h2(second.address()),
+        })
+        .collect();
+    let statuses: Vec<u16> = stream::iter(clients.iter().cycle().take(PRESENTATIONS))
+        .map(|http| async move {
+            let answer = payment::present(http, FORECAST, authorization).await?;
+            anyhow::Ok(answer.status)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<_>>()
+        .await
+        .into_iter()
+        .collect::<anyhow::Result<_>>()?;
+    let count = |status| statuses.iter().filter(|one| **one == status).count();
+    let told = [200, 402, 429, 503].map(|status| (status, count(status)));
+    assert_eq!((count(200), gate.upstream.count()), (1, 1), "{told:?}");
+    let known: usize = told.iter().map(|(_, count)| count).sum();
+    assert_eq!(known, PRESENTATIONS, "{told:?}");
+    println!("{told:?}");
     Ok(())
 }
 

@@ -53,6 +53,8 @@ CREATE TABLE lease_holders (
     seen_ms     INTEGER NOT NULL CHECK (seen_ms >= 0),
     PRIMARY KEY (session_id, holder)
 ) STRICT, WITHOUT ROWID;
+-- Of one session there may be a thousand that have ended, and few that live.
+CREATE INDEX lease_holders_account ON lease_holders (session_id) WHERE is_live = 1;
 CREATE INDEX lease_holders_live ON lease_holders (seen_ms) WHERE is_live = 1;
 CREATE INDEX lease_holders_ended ON lease_holders (seen_ms) WHERE is_live = 0;
 

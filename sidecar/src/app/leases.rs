@@ -6,8 +6,8 @@ use std::time::Duration;
 use protocol::lease::{Answer, LeasesAnswer, LeasesRequest, MAX_REPORTS, Report};
 
 use super::DEADLINE;
+use super::endings::Endings;
 use super::names::is_random_name;
-use super::sessions::Endings;
 use crate::domain::lease::Times;
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::Ledger;
@@ -83,8 +83,8 @@ impl<L: Ledger> Leases<L> {
     pub(super) async fn apply(&self, reports: Vec<Report>) -> Result<Vec<Answer>, LedgerError> {
         let reported = self.ledger.report_leases(reports).await?;
         self.count_lost(reported.lost_units);
-        if reported.settled {
-            self.endings.tell();
+        for id in reported.settled {
+            self.endings.settled(id);
         }
         Ok(reported.answers)
     }
@@ -102,11 +102,12 @@ impl<L: Ledger> Leases<L> {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let started = tokio::time::Instant::now();
-        let (mut stopped, mut tidied) = (started, started);
+        let (mut swept, mut stopped, mut tidied) = (started, started, started);
         loop {
             ticks.tick().await;
             let work = async {
-                self.sweep().await?;
+                self.sweep_after(swept.elapsed()).await?;
+                swept = tokio::time::Instant::now();
                 if stopped.elapsed() >= STOP_EVERY {
                     stopped = tokio::time::Instant::now();
                     self.stop_unused().await?;
@@ -121,6 +122,20 @@ impl<L: Ledger> Leases<L> {
                 tracing::warn!(%error, "leases and sessions cannot be swept");
             }
         }
+    }
+
+    /// As [`Self::sweep`], when the sweep before ended so long ago. Whatever kept us from sweeping,
+    /// a halted process or a disk that did not answer, has kept us from hearing as well: then
+    /// everybody is given the time to report once more.
+    async fn sweep_after(&self, silence: Duration) -> Result<(), LedgerError> {
+        if silence < Duration::from_millis(self.times.reclaim_ms / 2) {
+            return self.sweep().await;
+        }
+        tracing::warn!(
+            seconds = silence.as_secs(),
+            "nothing could be heard of leases"
+        );
+        self.ledger.begin_serving().await
     }
 
     /// Ends leases of which nothing was heard, and settles what they held up.
@@ -138,8 +153,8 @@ impl<L: Ledger> Leases<L> {
                     "went back to buyers: nothing was heard of their leases"
                 );
             }
-            if swept.settled > 0 {
-                self.endings.tell();
+            for id in swept.settled {
+                self.endings.settled(id);
             }
             if swept.sessions < BATCH as usize {
                 return Ok(());
@@ -180,5 +195,41 @@ impl<L: Ledger> Leases<L> {
         }
         self.metrics.lease_holders.set(gauge(counts.holders));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::adapters::ledger::conformance;
+    use crate::adapters::ledger::sqlite::SqliteLedger;
+    use crate::domain::ports::SessionLedger as _;
+
+    #[tokio::test]
+    async fn who_could_not_be_heard_is_given_time_once_more() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("l.db");
+        let ledger = Arc::new(SqliteLedger::open(&path).unwrap());
+        conformance::open_with_lease(&*ledger).await;
+        let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1";
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch(silent).unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let leases = Leases::new(Arc::clone(&ledger), Times::default(), metrics);
+
+        leases.sweep_after(Duration::from_secs(4)).await.unwrap();
+        leases.sweep_after(Duration::ZERO).await.unwrap();
+        leases.stop_unused().await.unwrap();
+        let counts = ledger.session_counts().await.unwrap();
+        assert_eq!((counts.open, counts.holders), (1, 1));
+
+        other.execute_batch(silent).unwrap();
+        leases.sweep_after(SWEEP_EVERY).await.unwrap();
+        leases.stop_unused().await.unwrap();
+        let counts = ledger.session_counts().await.unwrap();
+        assert_eq!((counts.open, counts.closing, counts.holders), (0, 0, 0));
+        assert!(leases.metrics.reclaimed_units.get() > 0);
     }
 }

@@ -8,6 +8,7 @@
 //! | [`claims`] | one response for one payment |
 //! | [`payments`] | whether money has arrived |
 //! | [`sessions`] | deposits, and what goes back of them |
+//! | [`endings`] | who waits for the end of a session |
 //! | [`leases`] | what filters spend of sessions; sessions that nobody uses |
 //! | [`settle`] | sales, from the node's settlements |
 //! | [`refunds`] | what closed sessions owe |
@@ -15,6 +16,7 @@
 //! | [`node`] | how the node is; measured calls |
 
 pub mod claims;
+pub mod endings;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod issue;

@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::replace::{ReplaceError, replace};
+use super::endings::Endings;
 use super::node::Node;
-use super::sessions::Endings;
 use crate::config::RefundsConfig;
 use crate::domain::invoice::{NodeId, NodeStatus};
 use crate::domain::payout::{RefundCounts, RefundWork, WorkerId};

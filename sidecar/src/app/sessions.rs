@@ -16,14 +16,13 @@ use protocol::api::session::{
 };
 use protocol::hash::PaymentHash;
 use protocol::lease::{AccountState, Report};
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use self::answers::{
     close_outcome, invalid_return_invoice, not_credited, not_opened, open_outcome, top_up_outcome,
     unclosed, uncredited, unopened,
 };
 use super::DEADLINE;
+use super::endings::Endings;
 use super::leases::Leases;
 use super::node::Node;
 use super::payments::Payments;
@@ -39,8 +38,9 @@ use crate::metrics::{DepositLabels, Metrics, SessionCallLabels};
 /// How much earlier than [`CLOSE_SECONDS`] the answer to a close is made, so that it is there when
 /// the filter has stopped waiting.
 const CLOSE_MARGIN: Duration = Duration::from_millis(700);
-/// Refunds and leases of other processes are looked for so often.
+/// What other processes did is looked for after so long, and then ever less often.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// Why a call on a session has no answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -57,34 +57,6 @@ pub enum SessionError {
     /// It took too long; whether it was done is not known.
     #[error("the ledger did not answer in time")]
     Timeout,
-}
-
-/// Tells who waits for the end of a session that something may have ended: a last lease, or a
-/// refund; and who pays refunds that there may be one. What other processes end is found by
-/// looking now and then.
-#[derive(Debug, Default)]
-pub struct Endings {
-    waiting: Notify,
-    paying: Notify,
-}
-
-impl Endings {
-    /// A lease, a session or a refund has ended.
-    pub fn tell(&self) {
-        self.waiting.notify_waiters();
-        // Kept for the worker if it is busy.
-        self.paying.notify_one();
-    }
-
-    /// Ends with the first [`Self::tell`] after this call.
-    pub(super) fn told(&self) -> Notified<'_> {
-        self.waiting.notified()
-    }
-
-    /// For the one who pays refunds: ends at once if it was busy when it was told.
-    pub(super) fn due(&self) -> Notified<'_> {
-        self.paying.notified()
-    }
 }
 
 /// Opens, tops up and closes.
@@ -334,7 +306,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             CloseBegun::Consumed => return Ok(unclosed(CloseResult::Consumed)),
             CloseBegun::Expired => return Ok(unclosed(CloseResult::Expired)),
         };
-        self.endings.tell();
+        self.endings.settled(id);
         if let Some(lease) = &lease {
             self.leases.count_lost(lease.lost_units);
         }
@@ -361,9 +333,11 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
         id: PaymentHash,
         until: tokio::time::Instant,
     ) -> Result<Refunded, SessionError> {
+        let waiting = self.endings.wait_for(id);
+        let mut pause = LOOK_AGAIN;
         loop {
             // Before the ledger is looked at, so that nothing told meanwhile is missed.
-            let told = self.endings.told();
+            let told = waiting.told();
             let ending = tokio::time::timeout_at(until + CLOSE_MARGIN / 2, self.ledger.ending(id));
             let ending = ending.await.map_err(|_| SessionError::Timeout)??;
             let ending = ending.ok_or(SessionError::Timeout)?;
@@ -373,8 +347,9 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             if tokio::time::Instant::now() >= until {
                 return ending.answer_now().ok_or(SessionError::Timeout);
             }
-            let pause = tokio::time::timeout(LOOK_AGAIN, told);
-            let _ = tokio::time::timeout_at(until, pause).await;
+            let told = tokio::time::timeout(pause, told);
+            let _ = tokio::time::timeout_at(until, told).await;
+            pause = LOOK_SELDOM.min(pause * 2);
         }
     }
 

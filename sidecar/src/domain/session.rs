@@ -315,8 +315,8 @@ pub struct ReportedLeases {
     pub answers: Vec<Answer>,
     /// Units that were served and can no longer be debited.
     pub lost_units: u64,
-    /// At least one session was settled by it.
-    pub settled: bool,
+    /// Sessions that were settled by it.
+    pub settled: Vec<PaymentHash>,
 }
 
 /// A session that was stopped because nobody uses it or its return invoice expires.
@@ -329,14 +329,14 @@ pub struct Stopped {
 }
 
 /// What one sweep did.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SweptLeases {
     /// Sessions looked at.
     pub sessions: usize,
     /// Units that went back to buyers.
     pub reclaimed: u64,
-    /// Sessions that were settled.
-    pub settled: usize,
+    /// Sessions that were settled by it.
+    pub settled: Vec<PaymentHash>,
 }
 
 /// How much there is of what.

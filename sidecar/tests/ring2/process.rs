@@ -357,6 +357,11 @@ async fn keys_rotate_while_serving_and_old_tokens_stay_good_until_their_key_is_r
     assert_eq!(asked.status.code(), Some(1));
     let told = String::from_utf8_lossy(&asked.stderr).into_owned();
     assert!(told.contains("generation 0, 1 sold tokens"), "{told}");
+    let listed = run(dir.path(), &["keys", "list", "--config", "config.yaml"]).await;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let held = "generation 0: Retired, issued what is valid until";
+    assert!(listed.contains(held), "{listed}");
+    assert!(listed.contains("held by 1 sold tokens, "), "{listed}");
     assert_eq!(program.api.bootstrap(None).await.unwrap().keys.len(), 2);
     let revoked = run(dir.path(), &[revoke("0").as_slice(), &["--yes"]].concat()).await;
     assert!(revoked.status.success(), "{revoked:?}");

@@ -107,3 +107,24 @@ async fn an_invoice_for_something_else_is_no_charge() {
     }
     assert_eq!(app.ledger.outstanding().await, Ok(0));
 }
+
+#[tokio::test]
+async fn a_deposit_has_an_invoice_of_its_own_that_says_so() {
+    let (dir, clock) = (TempDir::new().unwrap(), Arc::new(ManualClock::default()));
+    let (app, _node) = app(&dir, &clock, OFFERS).await;
+    let charges = app.issuer.charges(&charge_wish()).await.unwrap();
+    let deposits = app.issuer.deposits(&charge_wish()).await.unwrap();
+    let (charge, deposit) = (&charges.offers[0], &deposits.offers[0]);
+    assert_ne!(charge.payment_hash, deposit.payment_hash);
+    let text = |invoice: &str| {
+        let invoice: lightning_invoice::Bolt11Invoice = invoice.parse().unwrap();
+        assert_eq!(invoice.amount_milli_satoshis(), Some(1_000));
+        invoice.description().to_string()
+    };
+    assert_eq!(text(&charge.invoice), "weather");
+    assert_eq!(
+        text(&deposit.invoice),
+        "Deposit for weather; the rest is refunded"
+    );
+    assert_eq!(app.ledger.outstanding().await, Ok(2));
+}

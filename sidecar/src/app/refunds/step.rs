@@ -239,12 +239,12 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
                 self.metrics.refunds_paid.inc();
                 self.metrics.refund_fees_msat.inc_by(fee.get());
                 self.tell_paid(work, fee).await;
-                self.endings.tell();
+                self.endings.decided(session);
             }
             RefundOutcome::Failed { why } => {
                 tracing::error!(%session, amount_sat = refund.amount.get(), why,
                     "REFUND FAILED: a human must look at it (`boltgate refunds list`)");
-                self.endings.tell();
+                self.endings.decided(session);
             }
             RefundOutcome::Again { after, why } => {
                 tracing::warn!(%session, amount_sat = refund.amount.get(), why,

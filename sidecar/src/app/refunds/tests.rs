@@ -181,7 +181,8 @@ fn run(refunder: Refunder<SqliteLedger, Gated>) -> tokio::task::JoinHandle<()> {
 async fn who_waits_is_told_when_it_is_paid() {
     let world = World::owing().await;
     let (refunder, endings, _) = world.worker(&watch::Sender::new(true));
-    let told = endings.told();
+    let waiting = endings.wait_for(SESSION);
+    let told = waiting.told();
     let running = run(refunder);
     told.await;
     assert_eq!(world.state().await, RefundState::Succeeded);
@@ -212,7 +213,8 @@ async fn a_worker_that_waits_for_its_node_keeps_what_it_has_and_a_dead_one_is_fo
 
     let open = watch::Sender::new(true);
     let (refunder, endings, _) = world.worker(&open);
-    let told = endings.told();
+    let waiting = endings.wait_for(SESSION);
+    let told = waiting.told();
     let other = run(refunder);
     told.await;
     assert_eq!(world.state().await, RefundState::Succeeded);
@@ -230,18 +232,19 @@ async fn of_many_workers_one_pays() {
     let world = World::owing().await;
     let open = watch::Sender::new(true);
     let paid = Arc::new(Mutex::new(Vec::new()));
-    let mut waiting = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..8 {
         let (refunder, endings, reached) = world.worker(&open);
         paid.lock().unwrap().push(reached);
-        waiting.spawn(async move {
-            let told = endings.told();
+        tasks.spawn(async move {
+            let waiting = endings.wait_for(SESSION);
+            let told = waiting.told();
             let running = run(refunder);
             told.await;
             running.abort();
         });
     }
-    waiting.join_next().await.unwrap().unwrap();
+    tasks.join_next().await.unwrap().unwrap();
     let attempts: u32 = paid.lock().unwrap().iter().map(|seen| *seen.borrow()).sum();
     assert_eq!(attempts, 1);
     assert_eq!(world.dev.stats().unwrap().sent, 1);

@@ -31,7 +31,7 @@ use crate::{
     load::{Connections, Load, median},
     report::{Row, publish},
     stats::estimate,
-    subjects::{Mint, OTHER_CORE, Subject, plugin, request, server, sidecar},
+    subjects::{Mint, OTHER_CORE, Subject, plugin, plugin_with_payment, request, server, sidecar},
 };
 
 const CONNECTIONS: usize = 16;
@@ -61,6 +61,8 @@ enum Kind {
     Same(Load),
     /// Each with a token that was never seen.
     Fresh,
+    /// Each with a charge that was never presented: durably claimed before it is forwarded.
+    Charge,
     /// Without a token, each from another client address. No more in a round than the filter keeps
     /// in stock.
     Challenge,
@@ -180,13 +182,14 @@ async fn main() -> Result<()> {
 }
 
 /// The order of the table.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "bare",
     "noop",
     "free",
     "free-with-token",
     "l402-seen",
     "l402-fresh",
+    "charge",
     "challenge-stock",
     "challenge-node-20ms",
     "jwt-authn",
@@ -211,6 +214,12 @@ impl Case {
             Kind::Fresh => Load {
                 requests: (0..requests)
                     .map(|_| Ok(paid("/v1/forecast", &mint.credential("weather")?)))
+                    .collect::<Result<_>>()?,
+                status: 200,
+            },
+            Kind::Charge => Load {
+                requests: (0..requests)
+                    .map(|_| Ok(paid("/v1/forecast", &mint.charge(rand::random())?)))
                     .collect::<Result<_>>()?,
                 status: 200,
             },
@@ -278,6 +287,11 @@ impl Stage {
         };
         let nothing = start("noop", nothing, upstream, 1).await?;
         let filter = start("filter", ours(1), usual.address(), 1).await?;
+        let payment = Gate::Wasm {
+            module: &module,
+            config: plugin_with_payment(),
+        };
+        let filter_payment = start("filter-payment", payment, usual.address(), 1).await?;
         let filter_slow = start("filter-slow", ours(1), slow.address(), 1).await?;
         let filter_100 = start("filter-100", ours(100), usual.address(), 1).await?;
         let filter_1000 = start("filter-1000", ours(1_000), usual.address(), 1).await?;
@@ -312,6 +326,7 @@ impl Stage {
             filter.case("l402-seen", with_token()).await?,
             filter.case("services-1", with_token()).await?,
             filter.case("l402-fresh", Kind::Fresh).await?,
+            filter_payment.case("charge", Kind::Charge).await?,
             filter.case("challenge-stock", Kind::Challenge).await?,
             filter_slow
                 .case("challenge-node-20ms", Kind::Challenge)
@@ -339,6 +354,7 @@ impl Stage {
             bare,
             nothing,
             filter,
+            filter_payment,
             filter_slow,
             filter_100,
             filter_1000,

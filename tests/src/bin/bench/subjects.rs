@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use axum::Router;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use e2e::{
+    envoy::merge,
     eventually,
     http_client::Http,
     paths, ports,
@@ -13,10 +14,16 @@ use e2e::{
     sidecar::{Node, Sidecar},
 };
 use protocol::{
+    amount::Sat,
     api::{Bootstrap, KeyState},
+    encoding::hex_encode,
     hash::Preimage,
-    keys::{L402Key, L402Keys},
+    keys::{ChallengeKeys, L402Key, L402Keys, PaymentKey, PaymentKeys},
     l402::{Identifier, RootKeys as _, TokenId, caveats_for, mint},
+    payment::{
+        Challenge, Realm, credential,
+        request::{ChargeRequest, Network},
+    },
     time::UnixSeconds,
 };
 use serde_json::{Value, json};
@@ -30,6 +37,8 @@ use crate::{
 pub(crate) const ENVOY_CORE: usize = 0;
 /// Load, upstream and sidecar share the other.
 pub(crate) const OTHER_CORE: usize = 1;
+/// Realm of the Payment scheme.
+const REALM: &str = "bench.test";
 /// The sidecars' bearer token.
 const BEARER: &str = "bench-bearer-token-0123456789abcdef";
 
@@ -151,9 +160,10 @@ fn revoke(ledger: &Path, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Mints tokens that a sidecar's filters accept, as if each had been paid for.
+/// Mints tokens and charges that a sidecar's filters accept, as if each had been paid for.
 pub(crate) struct Mint {
     keys: L402Keys,
+    charges: ChallengeKeys,
     generation: u8,
     next: u64,
 }
@@ -174,18 +184,43 @@ impl Mint {
         let current = current.context("no current key")?;
         let key: L402Key = current.l402.parse()?;
         let generation = current.generation;
+        let payment: PaymentKey = current.payment.parse()?;
         Ok(Self {
             keys: [(generation, key)].into_iter().collect(),
+            charges: PaymentKeys::from_iter([(generation, payment)]).charge("weather"),
             generation,
             next: 0,
         })
     }
 
-    /// The value of an `Authorization` header that was never used before.
-    pub(crate) fn credential(&mut self, service: &str) -> Result<String> {
+    /// A preimage that was never used before.
+    fn preimage(&mut self) -> [u8; 32] {
         self.next += 1;
         let mut preimage = [7_u8; 32];
         preimage[..8].copy_from_slice(&self.next.to_be_bytes());
+        preimage
+    }
+
+    /// The value of an `Authorization` header for a charge that was never presented before.
+    pub(crate) fn charge(&mut self, run: u64) -> Result<String> {
+        let mut preimage = self.preimage();
+        preimage[8..16].copy_from_slice(&run.to_be_bytes());
+        let hex = hex_encode(&preimage);
+        let preimage = Preimage::new(preimage);
+        let key = self.charges.get(self.generation).context("no key")?;
+        let realm: Realm = REALM.parse()?;
+        // As long as a real one; nobody decodes it any more.
+        let invoice = format!("lnbcrt100n1{}", "q".repeat(270));
+        let amount = Sat::new(10).context("an amount")?;
+        let request = ChargeRequest::new(amount, &invoice, preimage.hash(), Network::Regtest);
+        let expires = UnixSeconds(unix_seconds()?.saturating_add(600));
+        let challenge = Challenge::charge(key, &realm, &request, expires);
+        Ok(credential::encode(&challenge, &[("preimage", &hex)]))
+    }
+
+    /// The value of an `Authorization` header that was never used before.
+    pub(crate) fn credential(&mut self, service: &str) -> Result<String> {
+        let preimage = self.preimage();
         let mut name = [9_u8; 31];
         name[..8].copy_from_slice(&self.next.to_be_bytes());
         let identifier = Identifier {
@@ -205,6 +240,24 @@ impl Mint {
             BASE64_STANDARD.encode(token.to_bytes())
         ))
     }
+}
+
+fn unix_seconds() -> Result<u64> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    Ok(now.as_secs())
+}
+
+/// As [`plugin`] of one service, which sells by every scheme.
+pub(crate) fn plugin_with_payment() -> Value {
+    let mut plugin = plugin(1);
+    merge(
+        &mut plugin,
+        json!({ "payment": { "realm": REALM, "tls": "terminated" } }),
+    );
+    if let Some(service) = plugin.pointer_mut("/services/0") {
+        merge(service, json!({ "schemes": ["l402", "charge"] }));
+    }
+    plugin
 }
 
 /// A plugin configuration with `count` services, of which `weather` is the last.

@@ -14,8 +14,11 @@ use crate::adapters::ledger::sqlite::clock::Now;
 use crate::domain::lease::{self, Account, Holder, Reported, Times};
 use crate::domain::session::{ReportedLeases, SessionState, SweptLeases};
 
-const HOLDER: &str = "SELECT holder, granted, used, returned, late, is_live, is_recalled, seen_ms
-    FROM lease_holders WHERE session_id = ?1 AND ";
+const HOLDERS: &str = "SELECT holder, granted, used, returned, late, is_live, is_recalled, seen_ms
+    FROM lease_holders ";
+/// The planner takes the primary key by itself, and reads all that have ended too.
+const LIVE: &str = "INDEXED BY lease_holders_account WHERE session_id = ?1 AND is_live = 1";
+const NAMED: &str = "WHERE session_id = ?1 AND holder = ?2";
 
 /// A session's account as it was read, with what must be written back.
 pub(super) struct Opened {
@@ -23,6 +26,8 @@ pub(super) struct Opened {
     state: SessionState,
     pub(super) account: Account,
     read: Account,
+    /// When the session was used, if it was now.
+    active_ms: Option<u64>,
 }
 
 impl Opened {
@@ -45,12 +50,12 @@ impl Opened {
             return Ok(None);
         };
         let mut holders = db
-            .prepare_cached(&format!("{HOLDER} is_live = 1"))?
+            .prepare_cached(&format!("{HOLDERS}{LIVE}"))?
             .query_map([id.0], holder)?
             .collect::<rusqlite::Result<BTreeMap<_, _>>>()?;
         if let Some(named) = named.filter(|named| !holders.contains_key(named)) {
             let ended = db
-                .prepare_cached(&format!("{HOLDER} holder = ?2"))?
+                .prepare_cached(&format!("{HOLDERS}{NAMED}"))?
                 .query_row(params![id.0, named.0], holder)
                 .optional()?;
             holders.extend(ended);
@@ -67,6 +72,7 @@ impl Opened {
             state,
             read: account.clone(),
             account,
+            active_ms: None,
         }))
     }
 
@@ -82,6 +88,7 @@ impl Opened {
             state: SessionState::Open,
             read: account.clone(),
             account,
+            active_ms: None,
         }
     }
 
@@ -117,9 +124,16 @@ impl Opened {
             db.prepare_cached("DELETE FROM lease_holders WHERE session_id = ?1 AND holder = ?2")?
                 .execute([self.id.0.as_slice(), &id.0])?;
         }
-        if self.account.spent != self.read.spent {
-            db.prepare_cached("UPDATE sessions SET spent_sat = ?2 WHERE session_id = ?1")?
-                .execute(params![self.id.0, signed(self.account.spent)])?;
+        if self.account.spent != self.read.spent || self.active_ms.is_some() {
+            db.prepare_cached(
+                "UPDATE sessions SET spent_sat = ?2, active_ms = coalesce(?3, active_ms)
+                 WHERE session_id = ?1",
+            )?
+            .execute(params![
+                self.id.0,
+                signed(self.account.spent),
+                self.active_ms.map(signed)
+            ])?;
         }
         if self.state == SessionState::Open && !self.account.is_open {
             db.prepare_cached(
@@ -176,7 +190,9 @@ pub(in super::super) fn report_leases(
         };
         all.answers.push(reported.answer);
         all.lost_units = all.lost_units.saturating_add(reported.lost_units);
-        all.settled |= settled;
+        if settled {
+            all.settled.push(PaymentHash(report.account.0));
+        }
     }
     Ok(all)
 }
@@ -188,10 +204,7 @@ fn report_lease(db: &Connection, report: &Report, now: Now) -> Result<Option<(Re
         return Ok(None);
     };
     let reported = opened.account.report(report, now.steady_ms);
-    if opened.state == SessionState::Open {
-        db.prepare_cached("UPDATE sessions SET active_ms = ?2 WHERE session_id = ?1")?
-            .execute(params![id.0, signed(now.steady_ms)])?;
-    }
+    opened.active_ms = (opened.state == SessionState::Open).then_some(now.steady_ms);
     let settled = opened.write(db, now)?;
     Ok(Some((reported, settled)))
 }
@@ -210,7 +223,9 @@ pub(in super::super) fn sweep_leases(
         swept.sessions += 1;
         let reclaimed = opened.account.sweep(times, now.steady_ms);
         swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
-        swept.settled += usize::from(opened.write(db, now)?);
+        if opened.write(db, now)? {
+            swept.settled.push(id);
+        }
     }
     forget(db, times, limit, now)?;
     Ok(swept)
