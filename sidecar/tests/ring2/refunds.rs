@@ -7,7 +7,9 @@ mod replaced;
 use std::path::Path;
 use std::time::Duration;
 
+use protocol::api::session::{CloseRequest, OpenRequest, OpenResult};
 use protocol::hash::PaymentHash;
+use protocol::lease::Report;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use sidecar::adapters::ledger::sqlite::SqliteLedger;
@@ -20,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::fake_lnd::{FakeLnd, Routing, Serving};
 use crate::payments::return_invoice;
+use crate::session_client::{Buyer, open_of, opened, report};
 use crate::support::{Sidecar, eventually};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -277,7 +280,7 @@ async fn an_expired_return_invoice_needs_a_human() {
 }
 
 #[tokio::test]
-async fn the_dev_network_pays_back_what_it_was_paid() {
+async fn a_close_is_answered_with_what_the_dev_network_paid_back() {
     let sidecar = Sidecar::dev("").await;
     let door = sidecar.dev.unwrap();
     let ask = async |path: &str, body: Option<Value>| -> Value {
@@ -287,25 +290,37 @@ async fn the_dev_network_pays_back_what_it_was_paid() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str(&answer.body).unwrap()
     };
-    let offer = sidecar.api.offers(1).await.offers.remove(0);
-    sidecar.pay(&offer.invoice).await.unwrap();
     let made = ask("/invoices", Some(json!({}))).await;
-    let invoice = made["invoice"].as_str().unwrap();
     let path = format!("/invoices/{}", made["payment_hash"].as_str().unwrap());
     assert_eq!(ask(&path, None).await["state"], "open");
 
-    let payee: lightning_invoice::Bolt11Invoice = offer.invoice.parse().unwrap();
-    let node = payee.recover_payee_pub_key().serialize();
-    owe_by(&sidecar.ledger(), node, 1, 7, 100, invoice);
-    refund_is(&sidecar.ledger(), 1, RefundState::Succeeded).await;
+    let buyer = Buyer::new(&sidecar).await;
+    let opening = OpenRequest {
+        return_invoice: made["invoice"].as_str().unwrap().to_owned(),
+        ..open_of(&buyer.offer, 1)
+    };
+    let answer = opened(sidecar.api, &opening).await;
+    assert_eq!(answer.result, OpenResult::Opened);
+    let closing = CloseRequest {
+        lease: Some(Report {
+            used: 2,
+            release: true,
+            ..report(buyer.id, 1)
+        }),
+        ..buyer.close(9)
+    };
+    let answer = buyer.closed(sidecar.api, &closing).await;
+    // 2 were spent, and routing of the other 98 may cost 5: 3 more than was earned.
+    assert_eq!(answer.refund_sats, 95);
+    assert_eq!(answer.refund_status, "succeeded");
     let received = ask(&path, None).await;
-    assert_eq!(
-        received,
-        json!({ "state": "settled", "received_msat": 7_000 })
-    );
+    let expected = json!({ "state": "settled", "received_msat": 95_000 });
+    assert_eq!(received, expected);
     let stats = ask("/stats", None).await;
     assert_eq!(
-        (&stats["sent"], &stats["sent_msat"]),
-        (&json!(1), &json!(7_000))
+        (&stats["paid_msat"], &stats["sent"], &stats["sent_msat"]),
+        (&json!(100_000), &json!(1), &json!(95_000))
     );
+    let repeated = buyer.closed(sidecar.api, &closing).await;
+    assert_eq!(repeated.refund_sats, 95);
 }
