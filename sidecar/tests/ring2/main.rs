@@ -19,6 +19,7 @@ mod payments;
 mod process;
 mod refunds;
 mod session_client;
+mod session_refusals;
 mod sessions;
 mod support;
 mod transport;

@@ -9,8 +9,8 @@ use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use protocol::amount::Sat;
 use protocol::api::charge::{ChargeOffer, ChargeOffers, ChargeOffersRequest};
 use protocol::api::session::{
-    CLOSE_PATH, CloseAnswer, CloseRequest, DEPOSIT_OFFERS_PATH, OPEN_PATH, OpenAnswer, OpenRequest,
-    OpenResult, SessionCall, TopUpRequest,
+    CLOSE_PATH, CloseAnswer, CloseRequest, CloseResult, DEPOSIT_OFFERS_PATH, OPEN_PATH, OpenAnswer,
+    OpenRequest, OpenResult, SessionCall, TopUpRequest,
 };
 use protocol::encoding::{base64url, hex_encode};
 use protocol::hash::{PaymentHash, sha256 as digest};
@@ -192,4 +192,13 @@ impl Buyer {
         assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
         serde_json::from_slice(&answer.body).unwrap()
     }
+}
+
+/// What a buyer sees of it.
+pub(crate) fn closes(answer: &CloseAnswer) -> (CloseResult, u64, &str) {
+    (
+        answer.result,
+        answer.refund_sats,
+        answer.refund_status.as_str(),
+    )
 }

@@ -1,6 +1,7 @@
 //! The SQL, one function per call of the port. Each runs inside a transaction.
 
 mod claims;
+mod closes;
 mod columns;
 mod keys;
 mod leases;
@@ -12,6 +13,7 @@ mod sessions;
 use rusqlite::Connection;
 
 pub(super) use self::claims::{abandon, claim, drop_old_claims};
+pub(super) use self::closes::{begin_close, drop_old_results, ending, record_answer};
 use self::columns::{signed, unsigned, validity};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
 pub(super) use self::leases::{report_leases, sweep_leases};
@@ -25,8 +27,8 @@ pub(super) use self::refund_work::{
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 pub(super) use self::sessions::{
-    begin_close, begin_serving, drop_old_results, ending, find_session, open_session,
-    record_answer, recorded_deposit, session_counts, stop_unused, top_up,
+    begin_serving, find_session, open_session, recorded_deposit, session_counts, stop_unused,
+    top_up,
 };
 use crate::domain::deny_list::{DenyList, Revocation, Version};
 use crate::domain::ledger::{Epoch, LedgerError, Snapshot};
