@@ -8,6 +8,7 @@ mod prices;
 mod queue;
 mod recent;
 mod reports;
+mod told;
 
 use std::cell::Cell;
 use std::rc::Rc;
