@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use protocol::keys::ChallengeKeys;
-use protocol::policy::{ChargeTerms, PluginConfig, SessionTerms, Unit};
+use protocol::policy::{ChargeTerms, PluginConfig, SessionTerms};
 use protocol::time::UnixSeconds;
 
 pub use self::claims::Claimed;
@@ -137,7 +137,7 @@ impl Admission {
     /// Each event of the response costs a unit, if it is a stream of them.
     #[must_use]
     pub fn is_by_event(&self) -> bool {
-        matches!(self, Self::Session(spent) if spent.unit() == Unit::Event)
+        matches!(self, Self::Session(spent) if spent.unit() == protocol::policy::Unit::Event)
     }
 }
 

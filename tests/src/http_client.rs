@@ -231,6 +231,26 @@ impl Streaming {
         }
     }
 
+    /// Reads the next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When it breaks off, or nothing comes within `timeout`.
+    pub async fn piece(&mut self, timeout: Duration) -> anyhow::Result<Option<Bytes>> {
+        let frame = tokio::time::timeout(timeout, async {
+            loop {
+                match self.body.frame().await {
+                    None => return anyhow::Ok(None),
+                    Some(frame) => {
+                        if let Ok(data) = frame?.into_data() {
+                            return Ok(Some(data));
+                        }
+                    }
+                }
+            }
+        });
+        frame.await.context("nothing has come")?
+    }
+
     /// Reads the rest.
     ///
     /// # Errors

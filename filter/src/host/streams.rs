@@ -3,7 +3,6 @@
 //! All other responses end at one look into a small map.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::{Envoy, Root, find, send, turns};
@@ -17,8 +16,8 @@ const TURNS: usize = 100;
 const LOOKS: usize = 1_000;
 
 thread_local! {
-    /// Metered streams, each with its root context.
-    static METERED: RefCell<BTreeMap<u32, u32>> = const { RefCell::new(BTreeMap::new()) };
+    /// Metered streams in the order of their numbers, each with its root context.
+    static METERED: RefCell<Vec<(u32, u32)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// How the response to a request goes on that is sold by the event.
@@ -56,7 +55,8 @@ pub(super) fn begin(root: &Root, context: u32, spent: &Rc<Spent>, end: bool) -> 
     }
     let is_noted = METERED.with(|metered| {
         let mut metered = metered.try_borrow_mut().ok()?;
-        metered.insert(context, root.id);
+        let place = metered.partition_point(|(known, _)| *known < context);
+        metered.insert(place, (context, root.id));
         Some(())
     });
     if is_noted.is_none() || abi::remove_header(map, b"content-length").is_err() {
@@ -82,14 +82,18 @@ fn refuse(root: &Root, reply: &Reply) -> Begun {
 fn forget(context: u32) {
     METERED.with(|metered| {
         if let Ok(mut metered) = metered.try_borrow_mut() {
-            metered.remove(&context);
+            metered.retain(|(known, _)| *known != context);
         }
     });
 }
 
 /// The root context of a metered stream.
 fn metered(context: u32) -> Option<u32> {
-    METERED.with(|metered| metered.try_borrow().ok()?.get(&context).copied())
+    METERED.with(|metered| {
+        let metered = metered.try_borrow().ok()?;
+        let place = metered.binary_search_by_key(&context, |(known, _)| *known);
+        metered.get(place.ok()?).map(|(_, root)| *root)
+    })
 }
 
 pub(crate) fn on_response_body(context: u32, size: usize, end: bool) -> Action {

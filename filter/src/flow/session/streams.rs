@@ -4,8 +4,6 @@
 //! more. Envoy tells nobody of a stream that has gone, so all are looked for in turn.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::rc::Rc;
 
 use protocol::hash::PaymentHash;
@@ -48,6 +46,8 @@ struct Stream {
     takings: Vec<(HolderId, u64)>,
     /// Since when it waits for its next unit, by the steady clock.
     waits_since_ms: Option<u64>,
+    /// It wants ticks.
+    is_active: bool,
     hope: Hope,
     /// When it was last said that the session is in use.
     touched_ms: u64,
@@ -55,15 +55,14 @@ struct Stream {
     spent_before: u64,
 }
 
-/// All streams that are metered.
+/// All streams that are metered, in the order of their numbers.
 #[derive(Default)]
 pub(in crate::flow) struct Streams {
-    all: BTreeMap<u32, Stream>,
-    /// Those that want ticks.
-    active: BTreeSet<u32>,
-    /// How many streams of a session wait.
-    waiting: BTreeMap<AccountId, usize>,
-    waiting_count: usize,
+    all: Vec<(u32, Box<Stream>)>,
+    /// How many wait.
+    waiting: usize,
+    /// How many want ticks, those included.
+    active: usize,
     /// Where the next turns begin.
     next_turn: u32,
     /// The same for looking whether streams are still there.
@@ -71,46 +70,53 @@ pub(in crate::flow) struct Streams {
 }
 
 impl Streams {
+    fn place(&self, id: u32) -> Result<usize, usize> {
+        self.all.binary_search_by_key(&id, |(known, _)| *known)
+    }
+
+    fn find(&mut self, id: u32) -> Option<&mut Stream> {
+        let place = self.place(id).ok()?;
+        self.all.get_mut(place).map(|(_, stream)| &mut **stream)
+    }
+
     /// Somebody waits for units.
     pub(in crate::flow) const fn are_waiting(&self) -> bool {
-        self.waiting_count > 0
+        self.waiting > 0
+    }
+
+    fn count_waiting(&self, account: &AccountId) -> usize {
+        if self.waiting == 0 {
+            return 0;
+        }
+        let all = self.all.iter().map(|(_, stream)| stream);
+        all.filter(|one| one.waits_since_ms.is_some() && one.spent.account() == *account)
+            .count()
     }
 
     pub(in crate::flow) fn wait_for(&self, account: &AccountId) -> bool {
-        self.waiting_count > 0 && self.waiting.contains_key(account)
+        self.count_waiting(account) > 0
     }
 
-    pub(in crate::flow) fn want_ticks(&self) -> bool {
-        !self.active.is_empty()
+    pub(in crate::flow) const fn want_ticks(&self) -> bool {
+        self.active > 0
     }
 
     /// News of a session.
     pub(super) fn heard_of(&mut self, heard: &Heard) {
-        if !self.wait_for(&heard.account) {
+        if self.waiting == 0 {
             return;
         }
-        for id in &self.active {
-            let Some(stream) = self.all.get_mut(id) else {
-                continue;
-            };
-            if stream.spent.account() != heard.account || stream.hope == Hope::None {
-                continue;
-            }
-            stream.hope = match heard.in_vain {
-                None => Hope::Late,
-                Some(InVain::Short) if stream.price() >= heard.need => Hope::Short,
-                Some(InVain::Short) => stream.hope,
-                Some(InVain::Closed | InVain::Unknown) => Hope::None,
-            };
-        }
-    }
-
-    fn stops_waiting(&mut self, account: &AccountId) {
-        self.waiting_count = self.waiting_count.saturating_sub(1);
-        if let Some(count) = self.waiting.get_mut(account) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.waiting.remove(account);
+        for (_, stream) in &mut self.all {
+            let is_meant = stream.waits_since_ms.is_some()
+                && stream.spent.account() == heard.account
+                && stream.hope != Hope::None;
+            if is_meant {
+                stream.hope = match heard.in_vain {
+                    None => Hope::Late,
+                    Some(InVain::Short) if stream.price() >= heard.need => Hope::Short,
+                    Some(InVain::Short) => stream.hope,
+                    Some(InVain::Closed | InVain::Unknown) => Hope::None,
+                };
             }
         }
     }
@@ -165,64 +171,63 @@ impl<S: Surroundings> Till for Counter<'_, S> {
     }
 }
 
+/// What is done to a stream.
+enum Act<'a> {
+    Chunk { buffer: &'a [u8], end: bool },
+    Trailers,
+    Tick(Option<String>),
+    TimeOut(String),
+}
+
 impl State {
     /// Has something done to a stream, and takes note of what has become of it.
-    fn step<S: Surroundings>(
-        &mut self,
-        id: u32,
-        around: &S,
-        act: impl FnOnce(&mut Meter, &mut Counter<'_, S>) -> Step,
-    ) -> Option<Step> {
+    fn step(&mut self, id: u32, around: &impl Surroundings, act: Act<'_>) -> Option<Step> {
         let sessions = &mut self.sessions;
-        let streams = &mut sessions.streams;
-        let stream = streams.all.get_mut(&id)?;
-        let Stream {
-            spent,
-            meter,
-            takings,
-            ..
-        } = stream;
+        let stream = sessions.streams.find(id)?;
         let mut till = Counter {
             leases: &mut sessions.leases,
-            spent,
-            takings,
+            spent: &stream.spent,
+            takings: &mut stream.takings,
             around,
             steady_ms: Cell::new(None),
         };
+        let meter = &mut stream.meter;
         let before = meter.taken();
-        let step = act(meter, &mut till);
+        let step = match act {
+            Act::Chunk { buffer, end } => meter.chunk(buffer, end, &mut till),
+            Act::Trailers => meter.trailers(&mut till),
+            Act::Tick(word) => meter.tick(&mut till, word),
+            Act::TimeOut(word) => meter.time_out(&till, &word),
+        };
         let now_ms = till.steady_ms.get();
-        let is_quiet = meter.is_quiet();
-        if is_quiet && stream.waits_since_ms.is_none() && !streams.active.contains(&id) {
+        if meter.is_quiet() && stream.waits_since_ms.is_none() && !stream.is_active {
             return Some(step);
         }
-        let account = stream.spent.account();
-        let is_waiting = stream.meter.is_waiting();
-        let has_taken = stream.meter.taken() != before;
-        if stream.waits_since_ms.is_some() && (!is_waiting || has_taken) {
-            stream.waits_since_ms = None;
+        let is_waiting = meter.is_waiting();
+        let has_taken = meter.taken() != before;
+        let was_active = stream.is_active;
+        let has_waited = stream.waits_since_ms.is_some();
+        stream.is_active = is_waiting || meter.wants_tick();
+        let is_active = stream.is_active;
+        let is_over = meter.is_over();
+        let begins = is_waiting && (!has_waited || has_taken);
+        if begins || !is_waiting {
             stream.hope = Hope::Late;
-            streams.stops_waiting(&account);
+            stream.waits_since_ms = begins.then(|| now_ms.unwrap_or_else(|| around.steady_ms()));
         }
-        let stream = streams.all.get_mut(&id)?;
-        if is_waiting && stream.waits_since_ms.is_none() {
-            stream.waits_since_ms = Some(now_ms.unwrap_or_else(|| around.steady_ms()));
-            let of_account = streams.waiting.entry(account).or_default();
-            *of_account += 1;
-            streams.waiting_count += 1;
-            let is_too_many =
-                *of_account > MOST_WAITING_PER_ACCOUNT || streams.waiting_count > MOST_WAITING;
-            if is_too_many {
+        let account = stream.spent.account();
+        let streams = &mut sessions.streams;
+        streams.active = (streams.active + usize::from(is_active)) - usize::from(was_active);
+        streams.waiting = (streams.waiting + usize::from(is_waiting)) - usize::from(has_waited);
+        if is_waiting && !has_waited {
+            let is_too_many = streams.waiting > MOST_WAITING
+                || streams.count_waiting(&account) > MOST_WAITING_PER_ACCOUNT;
+            if is_too_many && let Some(stream) = streams.find(id) {
                 stream.hope = Hope::None;
             }
             sessions.reports.hurry();
         }
-        if stream.meter.wants_tick() || is_waiting {
-            streams.active.insert(id);
-        } else {
-            streams.active.remove(&id);
-        }
-        if stream.meter.is_over() {
+        if is_over {
             self.end_stream(id);
         }
         Some(step)
@@ -232,14 +237,14 @@ impl State {
     fn end_stream(&mut self, id: u32) {
         let sessions = &mut self.sessions;
         let streams = &mut sessions.streams;
-        streams.active.remove(&id);
-        let Some(mut stream) = streams.all.remove(&id) else {
+        let Ok(place) = streams.place(id) else {
             return;
         };
+        let (_, mut stream) = streams.all.remove(place);
         let account = stream.spent.account();
-        if stream.waits_since_ms.is_some() {
-            streams.stops_waiting(&account);
-        }
+        let has_waited = stream.waits_since_ms.is_some();
+        streams.active -= usize::from(stream.is_active);
+        streams.waiting -= usize::from(has_waited);
         let price = stream.price();
         let mut unsent = stream.meter.unsent();
         while unsent > 0 {
@@ -253,7 +258,7 @@ impl State {
             let amount = count.saturating_mul(price);
             sessions.leases.give_back(&account, holder, amount);
         }
-        if !self.sessions.streams.wait_for(&account) {
+        if has_waited && !self.sessions.streams.wait_for(&account) {
             self.stop_asking_in_vain(&account);
         }
     }
@@ -261,7 +266,7 @@ impl State {
     /// What is to be said of the session's money.
     fn balance(&mut self, id: u32) -> Option<Balance<'static>> {
         let sessions = &mut self.sessions;
-        let stream = sessions.streams.all.get_mut(&id)?;
+        let stream = sessions.streams.find(id)?;
         let account = stream.spent.account();
         let known = sessions.leases.spent_of(&account).unwrap_or_default();
         stream.spent_before = stream.spent_before.max(known);
@@ -273,19 +278,21 @@ impl State {
 impl Gate {
     /// The response that a session pays for is a stream of events: each of them costs a unit.
     pub fn meter(&mut self, id: u32, spent: Rc<Spent>, around: &impl Surroundings) {
+        let stream = Stream {
+            spent,
+            meter: Meter::new(),
+            takings: Vec::new(),
+            waits_since_ms: None,
+            is_active: false,
+            hope: Hope::Late,
+            touched_ms: around.steady_ms(),
+            spent_before: 0,
+        };
         let streams = &mut self.state.sessions.streams;
-        streams.all.insert(
-            id,
-            Stream {
-                spent,
-                meter: Meter::new(),
-                takings: Vec::new(),
-                waits_since_ms: None,
-                hope: Hope::Late,
-                touched_ms: around.steady_ms(),
-                spent_before: 0,
-            },
-        );
+        // The host does not use a number twice while there is a stream of that number.
+        if let Err(place) = streams.place(id) {
+            streams.all.insert(place, (id, Box::new(stream)));
+        }
     }
 
     /// Bytes of a metered stream have come; `buffer` is what Envoy shows of them.
@@ -296,18 +303,14 @@ impl Gate {
         end: bool,
         around: &impl Surroundings,
     ) -> Option<Step> {
-        let step = self
-            .state
-            .step(id, around, |meter, till| meter.chunk(buffer, end, till))?;
+        let step = self.state.step(id, around, Act::Chunk { buffer, end })?;
         self.ask_for_streams(around);
         Some(step)
     }
 
     /// The trailers of a metered stream have come.
     pub fn stream_trailers(&mut self, id: u32, around: &impl Surroundings) -> Option<Step> {
-        let step = self
-            .state
-            .step(id, around, |meter, till| meter.trailers(till))?;
+        let step = self.state.step(id, around, Act::Trailers)?;
         self.ask_for_streams(around);
         Some(step)
     }
@@ -327,20 +330,22 @@ impl Gate {
     /// for units do.
     pub fn stream_turns(&mut self, most: usize, is_tick: bool) -> Vec<u32> {
         let streams = &mut self.state.sessions.streams;
-        if streams.active.is_empty() {
+        if streams.active == 0 {
             return Vec::new();
         }
-        let from = streams.next_turn;
-        let first = streams.active.range(from..);
-        let wants = |id: &&u32| {
-            let stream = streams.all.get(id);
-            is_tick || stream.is_some_and(|stream| stream.meter.is_waiting())
-        };
-        let turns: Vec<u32> = first
-            .chain(streams.active.range(..from))
-            .filter(wants)
+        let (first, rest) = streams.all.split_at(
+            streams
+                .all
+                .partition_point(|(id, _)| *id < streams.next_turn),
+        );
+        let wants =
+            |stream: &Stream| stream.is_active && (is_tick || stream.waits_since_ms.is_some());
+        let turns: Vec<u32> = rest
+            .iter()
+            .chain(first)
+            .filter(|(_, stream)| wants(stream))
             .take(most)
-            .copied()
+            .map(|(id, _)| *id)
             .collect();
         streams.next_turn = turns.last().map_or(0, |last| last.wrapping_add(1));
         turns
@@ -349,7 +354,7 @@ impl Gate {
     /// What a stream whose turn it is does.
     pub fn take_stream_turn(&mut self, id: u32, around: &impl Surroundings) -> Option<Step> {
         let now_ms = around.steady_ms();
-        let stream = self.state.sessions.streams.all.get(&id)?;
+        let stream = self.state.sessions.streams.find(id)?;
         let wait_ms = stream
             .waits_since_ms
             .map(|since| now_ms.saturating_sub(since));
@@ -359,13 +364,11 @@ impl Gate {
         if is_late && stream.meter.wants_word() {
             word = self.state.balance(id).map(|balance| balance.need_topup());
         }
-        let step = self
-            .state
-            .step(id, around, |meter, till| meter.tick(till, word))?;
+        let step = self.state.step(id, around, Act::Tick(word))?;
         if step != Step::NOTHING {
             return Some(step);
         }
-        let Some(stream) = self.state.sessions.streams.all.get(&id) else {
+        let Some(stream) = self.state.sessions.streams.find(id) else {
             return Some(step);
         };
         let is_over = stream.meter.is_waiting()
@@ -374,20 +377,17 @@ impl Gate {
             return Some(step);
         }
         let word = self.state.balance(id)?.session_timeout();
-        self.state
-            .step(id, around, |meter, till| meter.time_out(till, &word))
+        self.state.step(id, around, Act::TimeOut(word))
     }
 
     /// One of the streams in turn: whoever asks looks whether it is still there.
     pub fn next_stream(&mut self) -> Option<u32> {
         let streams = &mut self.state.sessions.streams;
-        let next = streams
+        let place = streams
             .all
-            .range((Bound::Included(streams.next_look), Bound::Unbounded))
-            .next();
-        let id = next
-            .or_else(|| streams.all.first_key_value())
-            .map(|(id, _)| *id)?;
+            .partition_point(|(id, _)| *id < streams.next_look);
+        let next = streams.all.get(place).or_else(|| streams.all.first());
+        let id = next.map(|(id, _)| *id)?;
         streams.next_look = id.wrapping_add(1);
         Some(id)
     }
@@ -395,7 +395,7 @@ impl Gate {
     /// The stream is metered, and not over.
     #[must_use]
     pub fn has_stream(&self, id: u32) -> bool {
-        self.state.sessions.streams.all.contains_key(&id)
+        self.state.sessions.streams.place(id).is_ok()
     }
 
     /// How many streams are metered.
@@ -407,7 +407,7 @@ impl Gate {
     /// The stream is still there: its session is in use (X16).
     pub fn stream_lives(&mut self, id: u32, around: &impl Surroundings) {
         let sessions = &mut self.state.sessions;
-        let Some(stream) = sessions.streams.all.get_mut(&id) else {
+        let Some(stream) = sessions.streams.find(id) else {
             return;
         };
         let now_ms = around.steady_ms();
