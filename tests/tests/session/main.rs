@@ -29,7 +29,9 @@ pub(crate) fn selling<'a>(builder: Builder<'a>) -> Builder<'a> {
 }
 
 pub(crate) fn selling_by<'a>(builder: Builder<'a>, deposit: usize) -> Builder<'a> {
-    builder.plugin(move |plugin| {
+    // All clients of a test have one address.
+    let many = json!({ "offers": { "perClientPerMinute": 1_000_000 } });
+    builder.sidecar(many).plugin(move |plugin| {
         if let Some(service) = plugin
             .pointer_mut("/services/0")
             .and_then(Value::as_object_mut)
@@ -42,7 +44,6 @@ pub(crate) fn selling_by<'a>(builder: Builder<'a>, deposit: usize) -> Builder<'a
         if let Some(plugin) = plugin.as_object_mut() {
             let payment = json!({ "realm": REALM, "tls": "terminated" });
             plugin.insert("payment".into(), payment);
-            // All clients of a test have one address.
             let limits = json!({ "challengesPerMinute": 1_000_000, "burst": 1_000_000 });
             plugin.insert("clientLimits".into(), limits);
         }

@@ -145,7 +145,12 @@ impl Shop {
     }
 
     /// Asks for a stream of events.
-    pub(crate) async fn read(&self, kind: Kind, path: &str, credential: &str) -> anyhow::Result<Reader> {
+    pub(crate) async fn read(
+        &self,
+        kind: Kind,
+        path: &str,
+        credential: &str,
+    ) -> anyhow::Result<Reader> {
         let reader = self.read_any(kind, path, credential).await?;
         ensure!(reader.status() == 200, "{}", reader.status());
         Ok(reader)
