@@ -232,7 +232,7 @@ impl EnvoyConfig {
             } },
             "static_resources": { "clusters": [
                 cluster("upstream", self.upstream, false, json!({})),
-                cluster("grpc_upstream", self.grpc_upstream, true, breakers(4096)),
+                cluster("grpc_upstream", self.grpc_upstream, true, few_streams(breakers(4096))),
                 cluster("boltgate", self.sidecar, true, breakers(1024)),
                 cluster("boltgate_offers", self.sidecar, true, breakers(64)),
             ] },
@@ -269,6 +269,20 @@ fn breakers(most: u32) -> Value {
     json!({ "circuit_breakers": { "thresholds": [{
         "max_connections": 64, "max_pending_requests": most, "max_requests": most,
     }] } })
+}
+
+/// No more streams on one connection than the upstream takes: Envoy would send more before it has
+/// read the upstream's settings, and the upstream would refuse those.
+fn few_streams(mut cluster: Value) -> Value {
+    let protocol = json!({ "http2_protocol_options": { "max_concurrent_streams": 128 } });
+    merge(
+        &mut cluster,
+        json!({ "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions":
+                { "explicit_http_config": protocol },
+        } }),
+    );
+    cluster
 }
 
 fn cluster(name: &str, address: SocketAddr, h2: bool, more: Value) -> Value {
