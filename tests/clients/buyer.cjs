@@ -24,6 +24,15 @@ async function pay(invoice) {
   return (await answer.json()).preimage;
 }
 
+/** An invoice without an amount of the same wallet, for what is paid back. */
+async function returnInvoice() {
+  const answer = await fetch(new URL("return-invoice", payUrl), { method: "POST" });
+  if (!answer.ok) {
+    throw new Error(`no invoice: ${answer.status} ${await answer.text()}`);
+  }
+  return (await answer.json()).invoice;
+}
+
 /** Answers each URL on standard input by what `get` made of it: {status, body, receipt?}. */
 async function converse(get) {
   for await (const url of readline.createInterface({ input: process.stdin })) {
@@ -37,4 +46,4 @@ async function converse(get) {
   }
 }
 
-module.exports = { pay, converse };
+module.exports = { pay, returnInvoice, converse };

@@ -24,6 +24,12 @@ class Purse:
         self.payments += 1
         return answer.json()["preimage"]
 
+    def return_invoice(self):
+        """An invoice without an amount of the same wallet, for what is paid back."""
+        answer = httpx.post(httpx.URL(self.url).join("return-invoice"), timeout=60)
+        answer.raise_for_status()
+        return answer.json()["invoice"]
+
 
 def converse(purse, get):
     """Answers each URL on standard input by what `get` made of it: an httpx response.

@@ -9,6 +9,8 @@ mod client;
 mod hop;
 #[path = "clients/payer.rs"]
 mod payer;
+#[path = "clients/sessions.rs"]
+mod sessions;
 #[path = "clients/unserved.rs"]
 mod unserved;
 

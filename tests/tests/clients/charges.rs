@@ -27,7 +27,7 @@ pub(crate) const SETTLING: Duration = Duration::from_secs(20);
 pub(crate) const ENGINES: [Kind; 3] = [Kind::Mppx, Kind::Pympp, Kind::Mpp];
 
 /// Sells `/v1/` by these schemes, behind a hop that ends TLS.
-fn sold_by<'a>(builder: Builder<'a>, schemes: &[&str]) -> Builder<'a> {
+pub(crate) fn sold_by<'a>(builder: Builder<'a>, schemes: &[&str]) -> Builder<'a> {
     builder.plugin(|plugin| {
         let payment = json!({ "payment": { "realm": REALM, "tls": "terminated" } });
         merge(plugin, payment);
@@ -203,7 +203,7 @@ async fn joined_lines_and_unknown_parameters_keep_no_client_from_buying() -> any
 }
 
 /// `challenge` of the credential that was sent.
-fn echo(exchange: &Exchange) -> anyhow::Result<serde_json::Map<String, Value>> {
+pub(crate) fn echo(exchange: &Exchange) -> anyhow::Result<serde_json::Map<String, Value>> {
     let credential = exchange.sent("authorization").strip_prefix("Payment ");
     let credential = URL_SAFE_NO_PAD.decode(credential.context("no credential")?)?;
     let credential: Value = serde_json::from_slice(&credential)?;

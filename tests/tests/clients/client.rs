@@ -36,6 +36,12 @@ pub(crate) enum Kind {
     AlbyCharge,
     /// The same, `fetchWithMpp`.
     AlbyMpp,
+    /// npm `mppx` with a session.
+    MppxSession,
+    /// PyPI `pympp` with a session.
+    PymppSession,
+    /// Crate `mpp` with a session.
+    MppSession,
 }
 
 impl Kind {
@@ -77,6 +83,9 @@ impl Kind {
             Self::Mpp => ("", None),
             Self::AlbyCharge => ("alby_charge.cjs", Some("fetch402")),
             Self::AlbyMpp => ("alby_charge.cjs", Some("fetchWithMpp")),
+            Self::MppxSession => ("mppx.cjs", Some("session")),
+            Self::PymppSession => ("buy_pympp.py", Some("session")),
+            Self::MppSession => ("", Some("session")),
         };
         let source = paths::root().join("tests/clients").join(file);
         let mut command = if file.ends_with(".py") {
@@ -146,7 +155,8 @@ impl Client {
         })
     }
 
-    /// Lets it get `url` as its users do.
+    /// Lets it get `url` as its users do. One with a session does something else with it if an
+    /// action is named after the URL, `topUp` or `close`.
     pub(crate) async fn get(&mut self, url: &str) -> anyhow::Result<Said> {
         self.input.write_all(format!("{url}\n").as_bytes()).await?;
         let line = tokio::time::timeout(TIMEOUT, self.output.next_line())
