@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::envoy::merge;
 use crate::http_client::Http;
-use crate::macaroon::hex;
+use crate::macaroon::{hex, unhex};
 use crate::process::Process;
 use crate::regtest::LndNode;
 use crate::{eventually, paths, ports};
@@ -237,6 +237,21 @@ impl Sidecar {
             })
         })?;
         Ok(sales.collect::<Result<_, _>>()?)
+    }
+
+    /// What a session (64 hex digits) has been paid and has spent, in satoshi. Read from the file.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or has no such session.
+    pub fn session(&self, id: &str) -> anyhow::Result<(u64, u64)> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let ledger = Connection::open_with_flags(self.ledger(), flags)?;
+        ledger.busy_timeout(Duration::from_secs(5))?;
+        let sql = "SELECT deposited_sat, spent_sat FROM sessions WHERE session_id = ?1";
+        let amounts = ledger.query_row(sql, [unhex(id)?], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        Ok((amounts.0.try_into()?, amounts.1.try_into()?))
     }
 
     /// All that it has logged.

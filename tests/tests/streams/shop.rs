@@ -1,11 +1,12 @@
 //! A gate that sells streams, and its buyers.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e::envoy::merge;
 use e2e::gate::Gate;
-use e2e::http_client::{Http, Streaming};
+use e2e::http_client::{Answer, Http, Streaming};
 use e2e::payment::{Session, offer_of, present};
 use e2e::unpaid;
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ pub(crate) struct Shop {
     gate: Gate,
     pub(crate) upstream: Upstream,
     clients: [Http; 2],
+    strangers: AtomicU16,
 }
 
 /// So many events of equal length.
@@ -87,6 +89,7 @@ impl Shop {
             .envoy(move |envoy| {
                 envoy.upstream = address;
                 envoy.grpc_upstream = address;
+                envoy.trusted_hops = 1;
                 envoy.stream_idle_timeout = "60s".to_owned();
                 let route = |prefix: &str, cluster: &str| {
                     json!({ "match": { "prefix": prefix },
@@ -104,6 +107,7 @@ impl Shop {
             gate,
             upstream,
             clients,
+            strangers: AtomicU16::new(1),
         })
     }
 
@@ -115,7 +119,7 @@ impl Shop {
     /// Pays a deposit for a session, which is opened by its first request.
     pub(crate) async fn session(&self, path: &str) -> anyhow::Result<Session> {
         let wallet = &self.gate.wallet;
-        let answer = self.clients[0].get(path).send().await?;
+        let answer = self.challenge(path).await?;
         let invoice = wallet.return_invoice().await?;
         Session::deposit(&answer, wallet, &invoice).await
     }
@@ -129,7 +133,7 @@ impl Shop {
     }
 
     pub(crate) async fn top_up(&self, session: &Session, path: &str) -> anyhow::Result<()> {
-        let offer = offer_of(&self.clients[0].get(path).send().await?, "session")?;
+        let offer = offer_of(&self.challenge(path).await?, "session")?;
         let preimage = offer.pay(&self.gate.wallet).await?;
         let credential = session.top_up(&offer, &preimage)?;
         let answer = present(&self.clients[0], path, &credential).await?;
@@ -137,11 +141,20 @@ impl Shop {
         Ok(())
     }
 
-    /// Closes it, and says what it had left.
+    /// Closes it, and says what it had left, before what the refund costs.
     pub(crate) async fn close(&self, session: &Session, path: &str) -> anyhow::Result<u64> {
         let answer = present(&self.clients[0], path, &session.close()?).await?;
         ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
-        answer.json()["refundSats"].as_u64().context("no refund")
+        let (deposited, spent) = self.gate.sidecar.session(session.id()?)?;
+        Ok(deposited - spent)
+    }
+
+    /// A 402 for a client that has never been here: others might pay the same invoice.
+    async fn challenge(&self, path: &str) -> anyhow::Result<Answer> {
+        let [high, low] = self.strangers.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let address = format!("10.1.{high}.{low}");
+        let request = self.clients[0].get(path);
+        request.header("x-forwarded-for", address).send().await
     }
 
     /// Asks for a stream of events.
