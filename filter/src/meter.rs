@@ -22,6 +22,9 @@
 //! - The chunk that cannot be paid whole: its paid part stays in the buffer, the rest comes here,
 //!   Stop; the next tick or chunk lets the paid part go.
 //! - While little waits here: the same for each chunk, so that a tick can let go what is paid since.
+//! - After a large chunk, Press instead of Stop: the next one, added to the buffer before its
+//!   callback, could reset the stream. What is paid leaves with the next tick or chunk, and as there
+//!   is more to come, a tick need not do more.
 //! - When more waits than [`SOFT_LIMIT`], all of it goes into Envoy's buffer, and there is
 //!   back-pressure. From then on all of it has to be paid before any of it leaves.
 //! - The stream has ended: all has to be paid before any of it leaves.
@@ -42,8 +45,9 @@ const PUT_AT_ONCE: usize = 512 * 1024;
 /// waits in the buffer for the next tick, which first looks whether the stream is still there.
 const SLICE: usize = 16 * 1024;
 
-/// A chunk as large as this comes from an upstream that has more.
-const LARGE_CHUNK: usize = 64 * 1024;
+/// A chunk as large as this comes from an upstream that has more: the next one may be as large as
+/// Envoy's buffer.
+const LARGE_CHUNK: usize = 16 * 1024;
 
 /// Where units come from.
 pub trait Till {
@@ -122,8 +126,8 @@ enum Mode {
     Passing,
     /// Stop. Envoy's buffer begins with so many bytes that may leave.
     Stopped { kept: usize },
-    /// Press, with an empty buffer: too much waits here to be put there by this callback.
-    Pressing,
+    /// Press, with what waits here. Envoy's buffer has so many bytes that may leave.
+    Pressing { kept: usize },
     /// Press, with all that waits in Envoy's buffer.
     Pressed {
         /// Units that are lacking for it.
@@ -145,6 +149,8 @@ pub struct Meter {
     has_ended: bool,
     /// The client has been told that units are lacking.
     is_told: bool,
+    /// Units taken for what Envoy keeps while [`Mode::Pressing`].
+    kept_units: u64,
     /// Units taken for what will never leave.
     wasted: u64,
 }
@@ -181,6 +187,7 @@ impl Meter {
             mode: Mode::Passing,
             has_ended: false,
             is_told: false,
+            kept_units: 0,
             wasted: 0,
         }
     }
@@ -203,9 +210,9 @@ impl Meter {
                 self.backlog.take_in(chunk);
                 self.stopped(kept, chunk.len(), till)
             }
-            Mode::Pressing => {
+            Mode::Pressing { .. } => {
                 self.backlog.take_in(buffer);
-                self.pressing(till)
+                self.pressing(buffer.len(), till)
             }
             Mode::Pressed { .. } => {
                 self.backlog.take_in(buffer);
@@ -237,6 +244,13 @@ impl Meter {
         is_paid
     }
 
+    fn let_all_go(&mut self) -> Vec<u8> {
+        let before = self.backlog.unsent();
+        let out = self.backlog.let_go(usize::MAX).collect();
+        self.kept_units = before.saturating_sub(self.backlog.unsent());
+        out
+    }
+
     /// After all that may leave has left.
     const fn then_on(&mut self) {
         self.mode = if self.has_ended {
@@ -248,15 +262,19 @@ impl Meter {
 
     fn passing(&mut self, chunk: &[u8], till: &mut impl Till) -> Step {
         let is_paid = self.pay(till);
-        let out: Vec<u8> = self.backlog.let_go(usize::MAX).collect();
-        // A large buffer that is stopped may be one too large. It goes on, and as the upstream is
-        // quick the next chunk is near.
-        let goes_on = is_paid || out.len() > LARGE_CHUNK && !self.has_ended;
-        let go = if goes_on {
+        if !is_paid && self.has_ended && self.backlog.len() > SOFT_LIMIT {
+            return self.press(till);
+        }
+        let out = self.let_all_go();
+        let kept = out.len();
+        let go = if is_paid {
             self.then_on();
             Go::On
+        } else if chunk.len() >= LARGE_CHUNK && !self.has_ended {
+            self.mode = Mode::Pressing { kept };
+            Go::Press
         } else {
-            self.mode = Mode::Stopped { kept: out.len() };
+            self.mode = Mode::Stopped { kept };
             Go::Stop
         };
         let change = if out == chunk {
@@ -307,39 +325,59 @@ impl Meter {
             return Step { go, ..step };
         }
         self.mode = Mode::Stopped { kept: 0 };
-        if self.backlog.len() <= SOFT_LIMIT || self.backlog.open() > 0 {
+        if self.backlog.open() > 0 || self.backlog.len() <= SOFT_LIMIT && chunk < LARGE_CHUNK {
             return step;
         }
-        if self.backlog.len() > PUT_AT_ONCE || !kept.is_empty() || !out.is_empty() {
-            self.mode = Mode::Pressing;
-            return Step {
-                go: Go::Press,
-                ..step
-            };
+        if self.backlog.len() <= PUT_AT_ONCE && kept.is_empty() && out.is_empty() {
+            return self.press(till);
         }
-        self.press(till)
+        self.mode = Mode::Pressing { kept: 0 };
+        Step {
+            go: Go::Press,
+            ..step
+        }
     }
 
-    fn pressing(&mut self, till: &mut impl Till) -> Step {
+    fn pressing(&mut self, chunk: usize, till: &mut impl Till) -> Step {
         let is_paid = self.pay(till);
+        let Mode::Pressing { kept } = self.mode else {
+            return Step::NOTHING;
+        };
         if is_paid {
             let out = self.backlog.let_go(usize::MAX).collect();
             self.then_on();
+            // What Envoy has kept leaves before this.
             return Step {
                 change: Change::Replace(out),
                 ..Step::NOTHING
             };
         }
-        if self.backlog.open() == 0 && !self.has_ended {
-            return self.press(till);
+        let is_much = self.backlog.len() > SOFT_LIMIT;
+        if is_much && (self.has_ended || self.backlog.open() == 0) {
+            // What may leave is not to wait for the rest, unless that would end the stream.
+            return Step {
+                resume: kept > 0 && !self.has_ended,
+                ..self.press(till)
+            };
         }
-        // From here a tick can go on.
-        let most = if self.has_ended { 0 } else { SLICE };
-        let out: Vec<u8> = self.backlog.let_go(most).collect();
-        self.mode = Mode::Stopped { kept: out.len() };
+        if self.has_ended || chunk < LARGE_CHUNK {
+            // From here a tick can go on.
+            let most = if self.has_ended { 0 } else { SLICE };
+            let out: Vec<u8> = self.backlog.let_go(most).collect();
+            self.mode = Mode::Stopped {
+                kept: kept + out.len(),
+            };
+            return Step {
+                change: Change::Replace(out),
+                ..Step::go(Go::Stop)
+            };
+        }
+        let out = self.let_all_go();
+        self.mode = Mode::Pressing { kept: out.len() };
         Step {
             change: Change::Replace(out),
-            ..Step::go(Go::Stop)
+            resume: kept > 0,
+            ..Step::go(Go::Press)
         }
     }
 
@@ -387,7 +425,16 @@ impl Meter {
     pub fn trailers(&mut self, till: &mut impl Till) -> Step {
         self.has_ended = true;
         match self.mode {
-            Mode::Passing | Mode::Pressing | Mode::Over => {
+            // Bytes that wait here cannot be put back: better broken off than incomplete.
+            Mode::Pressing { kept } if self.backlog.lacks() => {
+                self.wasted = if kept > 0 { self.kept_units } else { 0 };
+                self.mode = Mode::Over;
+                Step {
+                    close: true,
+                    ..Step::go(Go::Stop)
+                }
+            }
+            Mode::Passing | Mode::Pressing { .. } | Mode::Over => {
                 self.mode = Mode::Over;
                 Step::NOTHING
             }
@@ -416,7 +463,12 @@ impl Meter {
     /// they still are (see [`Self::wants_word`]).
     pub fn tick(&mut self, till: &mut impl Till, word: Option<String>) -> Step {
         match self.mode {
-            Mode::Passing | Mode::Pressing | Mode::Over => Step::NOTHING,
+            Mode::Passing | Mode::Over => Step::NOTHING,
+            Mode::Pressing { kept: 0 } => Step::NOTHING,
+            Mode::Pressing { .. } => {
+                self.mode = Mode::Pressing { kept: 0 };
+                Step::resume(Change::Keep, Go::Press)
+            }
             Mode::Stopped { kept } => {
                 let is_paid = self.pay(till);
                 if self.has_ended {
@@ -489,7 +541,7 @@ impl Meter {
                 Step::resume(Change::Append(out), Go::Stop)
             }
             // Nothing more can be said.
-            Mode::Passing | Mode::Pressing | Mode::Pressed { .. } => {
+            Mode::Passing | Mode::Pressing { .. } | Mode::Pressed { .. } => {
                 if let Mode::Pressed { paid, .. } = self.mode {
                     self.wasted = paid;
                 }
@@ -516,7 +568,7 @@ impl Meter {
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         match self.mode {
-            Mode::Passing | Mode::Stopped { .. } | Mode::Pressing => self.backlog.lacks(),
+            Mode::Passing | Mode::Stopped { .. } | Mode::Pressing { .. } => self.backlog.lacks(),
             Mode::Pressed { owed, .. } => owed > 0,
             Mode::Cut | Mode::Over => false,
         }
@@ -526,7 +578,8 @@ impl Meter {
     #[must_use]
     pub const fn wants_tick(&self) -> bool {
         match self.mode {
-            Mode::Passing | Mode::Pressing | Mode::Over => false,
+            Mode::Passing | Mode::Over => false,
+            Mode::Pressing { kept } => kept > 0,
             Mode::Stopped { kept } => kept > 0 || self.backlog.open() > 0 || self.backlog.lacks(),
             Mode::Pressed { .. } | Mode::Cut => true,
         }

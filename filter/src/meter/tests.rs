@@ -213,7 +213,9 @@ fn a_large_event_is_paid_at_its_start_and_not_kept() {
     let mut envoy = Envoy::with_units(0);
     envoy.data(b"data: 1\n\n", false);
     let large = [b"data: ".as_slice(), &[b'x'; 100_000]].concat();
-    envoy.data(&large, false);
+    for chunk in large.chunks(10_000) {
+        envoy.data(chunk, false);
+    }
     envoy.tick(true);
     assert_eq!(envoy.sent(), text(&["data: 1\n\n", &word()]));
     envoy.purse.units = 2;
@@ -246,4 +248,42 @@ fn trailers_wait_for_what_came_before_them() {
     let expected = [EVENTS, receipt(3).as_bytes()].concat();
     assert_eq!(envoy.sent().as_bytes(), expected);
     assert!(envoy.is_ended);
+}
+
+#[test]
+fn after_a_large_chunk_the_upstream_is_slowed_down_at_once() {
+    let event = [b"data: ".as_slice(), &[b'x'; 10_000], b"\n\n"].concat();
+    let chunk = event.repeat(4);
+    let mut envoy = Envoy::with_units(1);
+    envoy.data(&chunk, false);
+    envoy.tick(true);
+    assert_eq!(envoy.sent().as_bytes(), event.repeat(2));
+    // What is as large as the buffer does not reset the stream, and what is paid goes on.
+    envoy.purse.units = 3;
+    envoy.data(&event.repeat(100), false);
+    envoy.tick(true);
+    assert_eq!(envoy.sent().as_bytes(), event.repeat(5));
+    envoy.data(&event.repeat(100), false);
+    assert!(envoy.is_slowed());
+    envoy.purse.units = 199;
+    envoy.tick(true);
+    assert_eq!(envoy.sent().as_bytes(), event.repeat(204));
+
+    // A small chunk says that it is not quick any more.
+    let mut envoy = Envoy::with_units(1);
+    envoy.data(&chunk, false);
+    envoy.data(b": still here\n\n", false);
+    envoy.tick(true);
+    assert_eq!(
+        envoy.sent().replace(&word(), "").as_bytes(),
+        event.repeat(2)
+    );
+    assert!(envoy.sent().ends_with(&word()));
+
+    // Trailers come where nothing can be put back: broken off, and nothing is paid for nothing.
+    let mut envoy = Envoy::with_units(1);
+    envoy.data(&chunk, false);
+    envoy.trailers();
+    assert!(envoy.is_closed);
+    assert_eq!((envoy.sent(), envoy.meter.unsent()), ("", 2));
 }

@@ -147,8 +147,11 @@ impl Envoy {
         assert!(!self.has_seen_end && !self.is_slowed());
         self.has_trailers = true;
         let step = self.meter.trailers(&mut self.purse);
-        assert!(!step.close);
         self.touch(step.change);
+        if step.close {
+            self.is_closed = true;
+            return;
+        }
         if step.resume {
             self.let_go();
         }
