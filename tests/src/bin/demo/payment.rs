@@ -34,7 +34,7 @@ pub(crate) async fn charge(shop: &Shop, tell: &mut Teller) -> anyhow::Result<()>
     ensure!(reference == Some(offer.payment_hash()?), "{receipt}");
     tell.fact("receipt for", &tell::short(offer.payment_hash()?));
 
-    tell.step("Show the same payment again", "it bought one response");
+    tell.step("Show it again", "it bought one response");
     let before = shop.requests_seen().await?;
     // For three seconds a claim might yet be given back, so the first answer may be "come again".
     let refused = eventually("it is used up", SOON, || async {
@@ -63,10 +63,7 @@ pub(crate) async fn session(shop: &Shop, tell: &mut Teller) -> anyhow::Result<()
     let mut balance = deposit - price;
     tell.fact("balance", &format!("{balance} sat"));
 
-    tell.step(
-        "Listen until it is used up",
-        "GET /v1/stream, a unit an event",
-    );
+    tell.step("Listen until it is dry", "GET /v1/stream, a unit an event");
     let mut streaming = listen(&http, &session).await?;
     let mut delivered = 0;
     let held = loop {
