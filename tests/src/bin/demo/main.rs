@@ -1,8 +1,8 @@
 //! `demo [--once]`: an API is sold through Envoy, step by step, on the embedded Lightning network.
 //!
-//! Runs `envoy/envoy.yaml` as it is in the repository (other ports where its own are taken, and
-//! the filter's absolute path). Afterwards it stays up to be tried by hand; with `--once` it exits,
-//! with status 0 only if every step held.
+//! Runs `envoy/envoy.yaml` as it is in the repository (with the Payment scheme, other ports where
+//! its own are taken, and the filter's absolute path). Afterwards it stays up to be tried by hand;
+//! with `--once` it exits, with status 0 only if every step held.
 
 mod payment;
 mod shop;
