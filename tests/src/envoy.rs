@@ -62,6 +62,8 @@ pub struct EnvoyConfig {
     pub upgrades: bool,
     /// `max_request_headers_kb`; Envoy's own default is 60.
     pub max_header_kb: u32,
+    /// JSON merged over the clusters of both upstreams, last.
+    pub upstream_clusters: Value,
     /// JSON merged over `HttpConnectionManager`, last.
     pub manager: Value,
     /// JSON merged over the filter's `PluginConfig`, last.
@@ -99,6 +101,7 @@ impl EnvoyConfig {
             http10: false,
             upgrades: false,
             max_header_kb: 60,
+            upstream_clusters: json!({}),
             manager: json!({}),
             wasm: json!({}),
             pin: None,
@@ -173,6 +176,7 @@ impl EnvoyConfig {
                         "path": "%REQ(:PATH)%",
                         "status": "%RESPONSE_CODE%",
                         "flags": "%RESPONSE_FLAGS%",
+                        "details": "%RESPONSE_CODE_DETAILS%",
                         "outcome": "%FILTER_STATE(wasm.boltgate.outcome:PLAIN)%",
                         "service": "%FILTER_STATE(wasm.boltgate.service:PLAIN)%",
                         "token_id": "%REQ(X-BOLTGATE-TOKEN-ID)%",
@@ -222,6 +226,12 @@ impl EnvoyConfig {
                 "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] })
     }
 
+    fn upstream_cluster(&self, name: &str, address: SocketAddr, h2: bool, more: Value) -> Value {
+        let mut cluster = cluster(name, address, h2, more);
+        merge(&mut cluster, self.upstream_clusters.clone());
+        cluster
+    }
+
     fn bootstrap(&self, admin: u16, listeners: &Path) -> Value {
         json!({
             "node": { "id": "test", "cluster": "test" },
@@ -231,8 +241,13 @@ impl EnvoyConfig {
                 "path_config_source": { "path": listeners },
             } },
             "static_resources": { "clusters": [
-                cluster("upstream", self.upstream, false, json!({})),
-                cluster("grpc_upstream", self.grpc_upstream, true, few_streams(breakers(4096))),
+                self.upstream_cluster("upstream", self.upstream, false, json!({})),
+                self.upstream_cluster(
+                    "grpc_upstream",
+                    self.grpc_upstream,
+                    true,
+                    few_streams(breakers(4096)),
+                ),
                 cluster("boltgate", self.sidecar, true, breakers(1024)),
                 cluster("boltgate_offers", self.sidecar, true, breakers(64)),
             ] },

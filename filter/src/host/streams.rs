@@ -201,7 +201,7 @@ pub(super) fn take_turns(root: &Root, is_tick: bool) {
         if taken >= TURNS {
             break;
         }
-        let is_there = abi::set_effective_context(context).is_ok();
+        let is_there = turns::is_there(context);
         let Ok(mut gate) = root.gate.try_borrow_mut() else {
             break;
         };

@@ -131,9 +131,7 @@ fn take_turns(root: &Root) {
             _ => None,
         };
         let Some(due) = due else { break };
-        // Refused when the stream has gone; the context before it stays effective then, so
-        // nothing may be done in its name.
-        if abi::set_effective_context(due.stream).is_err() {
+        if !is_there(due.stream) {
             if let Ok(mut gate) = root.gate.try_borrow_mut() {
                 gate.gone(due);
             }
@@ -145,6 +143,15 @@ fn take_turns(root: &Root) {
     if turns > 0 {
         let _ = abi::set_effective_context(root.id);
     }
+}
+
+/// Makes the stream the effective context, unless it has gone: then the context before it stays
+/// effective, and nothing may be done in its name.
+///
+/// Envoy keeps a stream that has ended in this turn of its loop until the turn is over, and crashes
+/// when such a one is let go; but only of one that has ended the duration is known.
+pub(super) fn is_there(stream: u32) -> bool {
+    abi::set_effective_context(stream).is_ok() && abi::property(b"request\0duration").is_err()
 }
 
 fn take_turn(root: &Root, due: Due) {

@@ -90,6 +90,9 @@ impl Shop {
                 envoy.upstream = address;
                 envoy.grpc_upstream = address;
                 envoy.trusted_hops = 1;
+                // As recommended where streams are sold: a chunk is never as large as what the
+                // listener may buffer.
+                envoy.upstream_clusters = json!({ "per_connection_buffer_limit_bytes": 32_768 });
                 envoy.stream_idle_timeout = "60s".to_owned();
                 let route = |prefix: &str, cluster: &str| {
                     json!({ "match": { "prefix": prefix },

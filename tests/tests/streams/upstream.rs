@@ -128,7 +128,7 @@ fn serve_h1(stream: &mut TcpStream, shared: &Mutex<Shared>) -> std::io::Result<(
             if read == 0 {
                 return Ok(());
             }
-            head.extend_from_slice(&buffer[..read]);
+            head.extend_from_slice(buffer.get(..read).unwrap_or_default());
         }
         let text = String::from_utf8_lossy(&head).into_owned();
         head.clear();
@@ -206,7 +206,7 @@ impl Connection {
         let length = u32::try_from(payload.len())
             .unwrap_or_default()
             .to_be_bytes();
-        let mut frame = length[1..].to_vec();
+        let mut frame = length.get(1..).unwrap_or_default().to_vec();
         frame.extend([kind, flags]);
         frame.extend(id.to_be_bytes());
         frame.extend_from_slice(payload);
