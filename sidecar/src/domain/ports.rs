@@ -15,10 +15,13 @@ use super::deny_list::Version;
 use super::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
 };
-use super::keys::NewKey;
-use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
+use super::keys::{FilterHeard, NewKey};
+use super::ledger::{
+    Duty, GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
+};
 use super::offer::{OfferRow, Sale};
 use super::payment::{PaymentOrder, PaymentState};
+use super::payout::WorkerId;
 
 pub use self::refunds::RefundLedger;
 
@@ -294,6 +297,24 @@ pub trait Ledger: SessionLedger + RefundLedger {
         times: ClaimTimes,
         limit: u32,
     ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// Tells the other sidecars on this store which filters this one has heard, and gives all that
+    /// any of them has heard within `window`, by the store's clock. `None`: this store serves one
+    /// sidecar only.
+    fn share_filters(
+        &self,
+        heard: Vec<FilterHeard>,
+        window: Duration,
+    ) -> impl Future<Output = Result<Option<Vec<FilterHeard>>, LedgerError>> + Send;
+
+    /// Whether `duty` is this process's for so much `time` from now on. It stays with who asks
+    /// again before that is over, and goes to whoever asks after.
+    fn take_duty(
+        &self,
+        duty: Duty,
+        process: WorkerId,
+        time: Duration,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Writes what is pending and lets go of the store. Later calls fail.
     fn close(&self) -> impl Future<Output = ()> + Send;

@@ -30,11 +30,12 @@ use crate::adapters::system::unix_millis;
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
-use crate::domain::keys::NewKey;
+use crate::domain::keys::{FilterHeard, NewKey};
 use crate::domain::ledger::{
-    GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
+    Duty, GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
 };
 use crate::domain::offer::{OfferRow, Sale};
+use crate::domain::payout::WorkerId;
 use crate::domain::ports::Ledger;
 
 /// A ledger in an SQLite file.
@@ -217,6 +218,19 @@ impl Ledger for SqliteLedger {
         self.writer
             .write(move |tx| statements::drop_old_claims(tx, &times, limit, unix_millis()))
             .await
+    }
+
+    /// One sidecar serves from the file, and hears every filter itself.
+    async fn share_filters(
+        &self,
+        _: Vec<FilterHeard>,
+        _: Duration,
+    ) -> Result<Option<Vec<FilterHeard>>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn take_duty(&self, _: Duty, _: WorkerId, _: Duration) -> Result<bool, LedgerError> {
+        Ok(true)
     }
 
     async fn close(&self) {
