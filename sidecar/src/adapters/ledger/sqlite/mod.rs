@@ -26,6 +26,7 @@ pub use self::open::ServingLock;
 use self::reader::Readers;
 use self::writer::Writer;
 pub use self::writer::{Commit, CommitObserver};
+use super::Migration;
 use crate::adapters::system::unix_millis;
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use crate::domain::deny_list::Version;
@@ -52,15 +53,19 @@ impl SqliteLedger {
     /// # Errors
     /// The file cannot be opened, is something else, or was made by a newer version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        Self::open_observed(path, Box::new(|_| {}))
+        Self::open_observed(path, Migration::ToLatest, Box::new(|_| {}))
     }
 
-    /// As [`Self::open`]; `observer` is told of every commit.
+    /// As [`Self::open`], with a say in `migration`; `observer` is told of every commit.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_observed(path: &Path, observer: CommitObserver) -> Result<Self, LedgerError> {
-        let connection = open::for_writing(path)?;
+    pub fn open_observed(
+        path: &Path,
+        migration: Migration,
+        observer: CommitObserver,
+    ) -> Result<Self, LedgerError> {
+        let connection = open::for_writing(path, migration)?;
         let writer = Writer::start(connection, observer)?;
         Ok(Self {
             writer,

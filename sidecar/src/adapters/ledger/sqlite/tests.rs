@@ -55,7 +55,9 @@ async fn waiting_changes_share_a_commit() {
     let commits = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&commits);
     let observer = Box::new(move |commit: Commit| seen.lock().unwrap().push(commit.changes));
-    let ledger = SqliteLedger::open_observed(&dir.path().join("l.db"), observer).unwrap();
+    let ledger =
+        SqliteLedger::open_observed(&dir.path().join("l.db"), Migration::ToLatest, observer)
+            .unwrap();
     let ledger = Arc::new(ledger);
     ledger.install_first_key(key(), 1).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
