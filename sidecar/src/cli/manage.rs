@@ -88,13 +88,19 @@ pub(super) fn report(result: Result<String, String>) -> ExitCode {
 
 /// Only a ledger that is there: a wrong path must not make a new one that nobody reads.
 pub(super) async fn open(config: &Config) -> Result<AnyLedger, String> {
+    must_exist(config)?;
+    let ledger = AnyLedger::open(&config.ledger).await;
+    ledger.map_err(|error| error.to_string())
+}
+
+/// A database is there or is not; a file would be made.
+pub(super) fn must_exist(config: &Config) -> Result<(), String> {
     if let StoreConfig::Sqlite(path) = &config.ledger.store
         && !path.exists()
     {
         return Err(format!("there is no ledger at {}", path.display()));
     }
-    let ledger = AnyLedger::open(&config.ledger).await;
-    ledger.map_err(|error| error.to_string())
+    Ok(())
 }
 
 async fn revoke(name: &TokenName, config: &Config) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! What the use cases need of the world. Adapters implement these traits.
 
+mod books;
 mod refunds;
 mod sessions;
 
@@ -23,6 +24,7 @@ use super::offer::{OfferRow, Sale};
 use super::payment::{PaymentOrder, PaymentState};
 use super::payout::WorkerId;
 
+pub use self::books::BooksLedger;
 pub use self::refunds::RefundLedger;
 
 /// What time it is.
@@ -158,7 +160,7 @@ pub trait Lightning: Send + Sync + 'static {
 ///
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
-pub trait Ledger: SessionLedger + RefundLedger {
+pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 

@@ -10,6 +10,7 @@ use super::Migration;
 use super::postgres::PostgresLedger;
 use super::sqlite::{Commit, SqliteLedger};
 use crate::config::{LedgerConfig, StoreConfig};
+use crate::domain::books::{Entry, EntryKind, Place, Violation};
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
@@ -22,7 +23,7 @@ use crate::domain::offer::{OfferRow, Sale};
 use crate::domain::payout::{
     Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
-use crate::domain::ports::{Ledger, RefundLedger, SessionLedger};
+use crate::domain::ports::{BooksLedger, Ledger, RefundLedger, SessionLedger};
 use crate::domain::return_invoice::ReturnInvoice;
 use crate::domain::session::{
     CallKind, CallMark, CloseBegun, Deposited, Ending, NewClose, NewDeposit, NewSession, Opened,
@@ -354,5 +355,20 @@ impl RefundLedger for AnyLedger {
 
     async fn refund_counts(&self, node: NodeId) -> Result<RefundCounts, LedgerError> {
         either!(self, |ledger| ledger.refund_counts(node))
+    }
+}
+
+impl BooksLedger for AnyLedger {
+    async fn violations(&self, limit: u32) -> Result<Vec<Violation>, LedgerError> {
+        either!(self, |ledger| ledger.violations(limit))
+    }
+
+    async fn entries(
+        &self,
+        kind: EntryKind,
+        place: Place,
+        limit: u32,
+    ) -> Result<Vec<Entry>, LedgerError> {
+        either!(self, |ledger| ledger.entries(kind, place, limit))
     }
 }

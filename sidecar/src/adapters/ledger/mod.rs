@@ -1,6 +1,7 @@
 //! Stores behind the ledger port.
 
 mod any;
+mod books;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod postgres;

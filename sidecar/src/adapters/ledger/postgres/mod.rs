@@ -8,6 +8,7 @@
 //! has crossed is tried again ([`failure`]). Every call ends within [`session::DEADLINE`], whatever
 //! the database does, and a connection that was lost is replaced by the next call.
 
+mod books;
 mod connect;
 mod failure;
 mod migrate;

@@ -21,7 +21,8 @@ use tokio_postgres::IsolationLevel;
 
 pub(super) use self::claims::{abandon, claim_all, drop_old_claims};
 pub(super) use self::closes::{begin_close, drop_old_results, ending, record_answer};
-use self::columns::{array, signed, unsigned, validity};
+use self::columns::validity;
+pub(super) use self::columns::{array, signed, unsigned};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
 pub(super) use self::leases::{begin_serving, report_leases, stop_unused, sweep_leases};
 pub(super) use self::offers::{

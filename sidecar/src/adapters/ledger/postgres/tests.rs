@@ -267,3 +267,15 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
     let kinds = client.query_one("SELECT string_agg(kind, ',') FROM session_results", &[]);
     assert_eq!(kinds.await.unwrap().get::<_, &str>(0), "open");
 }
+
+#[tokio::test]
+async fn what_does_not_add_up_is_named() {
+    let mut named = std::collections::BTreeSet::new();
+    for fault in conformance::books::FAULTS {
+        let url = database().await;
+        let ledger = open(&url).await;
+        let execute = async |sql: &str| execute(&url, sql).await;
+        named.extend(conformance::books::a_fault_is_named(&ledger, fault, execute).await);
+    }
+    assert!(named.len() >= 9, "{named:?}");
+}

@@ -5,6 +5,7 @@
 //! of their own ([`reader`]). Other processes (the CLI) may read and write the same file; only one
 //! sidecar may serve from it, since key rotation counts on hearing every filter.
 
+mod books;
 mod clock;
 mod migrate;
 mod open;

@@ -297,3 +297,17 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
         .unwrap();
     assert_eq!(kinds, "open");
 }
+
+#[tokio::test]
+async fn what_does_not_add_up_is_named() {
+    let mut named = std::collections::BTreeSet::new();
+    for fault in conformance::books::FAULTS {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("l.db");
+        let ledger = SqliteLedger::open(&path).unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        let execute = async |sql: &str| other.execute_batch(sql).unwrap();
+        named.extend(conformance::books::a_fault_is_named(&ledger, fault, execute).await);
+    }
+    assert!(named.len() >= 9, "{named:?}");
+}

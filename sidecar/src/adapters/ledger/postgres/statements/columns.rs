@@ -13,12 +13,12 @@ use crate::domain::refund::{RefundState, RefundStatus};
 use crate::domain::session::SessionState;
 
 /// Every unsigned column is checked by the schema to be no less than 0.
-pub(super) fn unsigned(row: &Row, column: usize) -> Result<u64> {
+pub(in super::super) fn unsigned(row: &Row, column: usize) -> Result<u64> {
     Ok(row.try_get::<_, i64>(column)?.unsigned_abs())
 }
 
 /// Times and amounts beyond `i64` are kept as its largest value, some 292 thousand million years.
-pub(super) fn signed(value: u64) -> i64 {
+pub(in super::super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -27,7 +27,7 @@ pub(super) fn millis(time: Duration) -> i64 {
 }
 
 /// Bytes of a length that the schema checks.
-pub(super) fn array<const N: usize>(row: &Row, column: usize) -> Result<[u8; N]> {
+pub(in super::super) fn array<const N: usize>(row: &Row, column: usize) -> Result<[u8; N]> {
     let bytes: &[u8] = row.try_get(column)?;
     let wrong = |_| LedgerError::Store(format!("{} bytes instead of {N}", bytes.len()));
     Ok(bytes.try_into().map_err(wrong)?)
