@@ -3,6 +3,7 @@
 mod check;
 mod dev;
 mod health;
+mod ledger;
 mod manage;
 mod refunds;
 mod revoke_key;
@@ -33,6 +34,12 @@ pub struct Cli {
 enum Command {
     /// Serve until SIGTERM.
     Run(ConfigArgs),
+    /// Bring the ledger up to date with this program, or make it; `run` does the same unless
+    /// `ledger.autoMigrate` is false.
+    Migrate(ConfigArgs),
+    /// Whether the ledger adds up, and what is in it for the books.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Check the sidecar's configuration, a plugin configuration, or both.
     CheckConfig(check::CheckArgs),
     /// Ask a running sidecar whether it is ready; exit status 0 if so.
@@ -119,6 +126,8 @@ impl ConfigArgs {
 pub async fn execute(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(args) => with_config(&args, serve::run).await,
+        Command::Migrate(args) => ledger::migrate(&args).await,
+        Command::Ledger(command) => ledger::execute(command).await,
         Command::CheckConfig(args) => check::check(&args),
         Command::Healthcheck(args) => health::check(&args).await,
         Command::Schema {

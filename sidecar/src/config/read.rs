@@ -8,8 +8,8 @@ use protocol::amount::Sat;
 
 use super::section::Section;
 use super::{
-    Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, RefundsConfig,
-    TlsFiles, duration, secrets,
+    Config, FiltersConfig, LedgerConfig, LightningConfig, LogConfig, LogFormat, OffersConfig,
+    RefundsConfig, StoreConfig, TlsFiles, duration, secrets,
 };
 use crate::adapters::lightning::lnd::LndSettings;
 use crate::domain::payout::{FeeTerms, RefundCaps};
@@ -41,8 +41,8 @@ pub(super) fn everything(
     let (tokens, token_files) = secrets::bearer_tokens(&mut root, environment, &mut warnings);
     let (master_keys, master_key_file) =
         secrets::master_keys(&mut root, environment, &mut warnings);
-    let ledger = ledger(&mut root);
-    let lightning = lightning(&mut root);
+    let ledger = ledger(&mut root, environment, &mut warnings);
+    let lightning = lightning(&mut root, ledger.as_ref());
     let offers = offers(root.section_or_default("offers"));
     let filters = filters(root.section_or_default("filters"));
     let refunds = refunds(root.section_or_default("refunds"));
@@ -113,7 +113,11 @@ fn tls_files(mut section: Section) -> Option<TlsFiles> {
     })
 }
 
-fn ledger(root: &mut Section) -> Option<PathBuf> {
+fn ledger(
+    root: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
+) -> Option<LedgerConfig> {
     let Some(mut ledger) = root.section("ledger") else {
         root.problem(
             "ledger",
@@ -121,22 +125,34 @@ fn ledger(root: &mut Section) -> Option<PathBuf> {
         );
         return None;
     };
-    let path = match ledger.section("sqlite") {
-        Some(mut sqlite) => {
+    let auto_migrate = ledger.boolean("autoMigrate", true);
+    let sqlite = ledger.section("sqlite");
+    let postgres = ledger.section("postgres");
+    let store = match (sqlite, postgres) {
+        (Some(mut sqlite), None) => {
             let path = required_path(&mut sqlite, "path");
             sqlite.finish();
-            path
+            path.map(StoreConfig::Sqlite)
         }
-        None => {
-            ledger.problem("sqlite", "is required");
+        (None, Some(postgres)) => super::postgres::read(postgres, environment, warnings)
+            .map(|postgres| StoreConfig::Postgres(Box::new(postgres))),
+        (None, None) => {
+            root.problem("ledger", "one of `sqlite` and `postgres` is required");
+            None
+        }
+        (Some(_), Some(_)) => {
+            root.problem("ledger", "only one of `sqlite` and `postgres` can be had");
             None
         }
     };
     ledger.finish();
-    path
+    Some(LedgerConfig {
+        store: store?,
+        auto_migrate,
+    })
 }
 
-fn lightning(root: &mut Section) -> Option<LightningConfig> {
+fn lightning(root: &mut Section, ledger: Option<&LedgerConfig>) -> Option<LightningConfig> {
     let Some(mut section) = root.section("lightning") else {
         root.problem(
             "lightning",
@@ -147,7 +163,7 @@ fn lightning(root: &mut Section) -> Option<LightningConfig> {
     let dev = section.section("dev");
     let lnd = section.section("lnd");
     let config = match (dev, lnd) {
-        (Some(dev), None) => dev_network(dev),
+        (Some(dev), None) => dev_network(dev, ledger),
         (None, Some(lnd)) => lnd_node(lnd),
         (None, None) => {
             root.problem("lightning", "one of `lnd` and `dev` is required");
@@ -162,7 +178,8 @@ fn lightning(root: &mut Section) -> Option<LightningConfig> {
     config
 }
 
-fn dev_network(mut section: Section) -> Option<LightningConfig> {
+fn dev_network(mut section: Section, ledger: Option<&LedgerConfig>) -> Option<LightningConfig> {
+    let path = section.text("path").map(PathBuf::from);
     let listen = address(&mut section, "listen", 9404);
     if !listen.ip().is_loopback() {
         section.problem(
@@ -180,9 +197,22 @@ fn dev_network(mut section: Section) -> Option<LightningConfig> {
     let invoice_delay = duration_setting(&mut section, "invoiceDelay", Duration::ZERO);
     section.finish();
     Some(LightningConfig::Dev {
+        path: path.unwrap_or_else(|| dev_path(ledger)),
         listen,
         invoice_delay,
     })
+}
+
+/// Beside the ledger, if that is a file.
+fn dev_path(ledger: Option<&LedgerConfig>) -> PathBuf {
+    match ledger.map(|ledger| &ledger.store) {
+        Some(StoreConfig::Sqlite(ledger)) => {
+            let mut name = ledger.as_os_str().to_owned();
+            name.push("-dev.db");
+            name.into()
+        }
+        _ => "boltgate-dev.db".into(),
+    }
 }
 
 fn lnd_node(mut section: Section) -> Option<LightningConfig> {
@@ -224,7 +254,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     }))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     host == "localhost"
         || host

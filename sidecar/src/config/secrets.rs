@@ -1,6 +1,8 @@
 //! Secrets: from files, or from the environment.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::keys::MasterSecret;
 use zeroize::Zeroizing;
@@ -11,6 +13,7 @@ use super::section::Section;
 const TOKEN: &str = "BOLTGATE_TOKEN";
 const TOKEN_PREVIOUS: &str = "BOLTGATE_TOKEN_PREVIOUS";
 const MASTER_KEY: &str = "BOLTGATE_MASTER_KEY";
+const DATABASE_PASSWORD: &str = "BOLTGATE_POSTGRES_PASSWORD";
 
 /// Two, so that the token can be changed while filters still carry the old one.
 const MOST_TOKENS: usize = 2;
@@ -126,6 +129,80 @@ fn parse_master_keys(text: &str) -> Result<Vec<MasterSecret>, String> {
     match keys {
         Ok(keys) if !keys.is_empty() => Ok(keys),
         _ => Err("must hold one key of 64 hexadecimal digits per line".to_owned()),
+    }
+}
+
+/// A password that is read anew each time it is needed, if it comes from a file. Never shown.
+#[derive(Clone)]
+pub struct Password(Source);
+
+#[derive(Clone)]
+enum Source {
+    /// There is none.
+    None,
+    /// From the environment.
+    Given(Zeroizing<String>),
+    /// From a file, with what it held last.
+    File(PathBuf, Arc<Mutex<Zeroizing<String>>>),
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+impl Password {
+    /// No password, for a database that asks for none.
+    pub const NONE: Self = Self(Source::None);
+
+    /// What it is now. A file that cannot be read changes nothing.
+    #[must_use]
+    pub fn read(&self) -> Option<Zeroizing<String>> {
+        match &self.0 {
+            Source::None => None,
+            Source::Given(password) => Some(password.clone()),
+            Source::File(file, last) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                match read_password(file) {
+                    Ok(password) => *last = password,
+                    Err(error) => tracing::error!(%error, "the password cannot be read again"),
+                }
+                Some(last.clone())
+            }
+        }
+    }
+}
+
+/// The database's password: from the environment, or from `passwordFile`.
+pub(super) fn database_password(
+    section: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
+) -> Password {
+    let file = section.text("passwordFile").map(PathBuf::from);
+    warnings.extend(exposed("ledger.postgres.passwordFile", file.as_deref()));
+    let variable = environment(DATABASE_PASSWORD).filter(|text| !text.is_empty());
+    match (variable, file) {
+        (Some(text), _) => Password(Source::Given(Zeroizing::new(text))),
+        (None, None) => Password::NONE,
+        (None, Some(file)) => match read_password(&file) {
+            Ok(password) => Password(Source::File(file, Arc::new(Mutex::new(password)))),
+            Err(problem) => {
+                section.problem("passwordFile", problem);
+                Password::NONE
+            }
+        },
+    }
+}
+
+/// The first line.
+fn read_password(file: &Path) -> Result<Zeroizing<String>, String> {
+    let text = std::fs::read_to_string(file).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+        _ => Err(format!("{}: holds no password", file.display())),
     }
 }
 

@@ -256,7 +256,9 @@ fn the_schema_accepts_what_the_program_accepts() {
         offers: { invoiceExpiry: 5m, burst: 7 }\n\
         refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
-    for text in [SMALLEST, all] {
+    let database = "ledger: { autoMigrate: false, postgres: { url: 'postgres://u@localhost/b', \
+        poolSize: 20, plainTcp: mesh } }\nlightning: { dev: { path: dev.db } }\n";
+    for text in [SMALLEST, all, database] {
         assert!(load(&sources(text), environment(&[])).is_ok(), "{text}");
         let value: Json = serde_yaml_ng::from_str(text).unwrap();
         assert!(validator.is_valid(&value), "{text}");

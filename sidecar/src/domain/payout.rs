@@ -7,7 +7,7 @@ use protocol::amount::{Msat, Sat};
 use super::ports::{Random, RandomError};
 use super::refund::{RefundRow, RefundState};
 
-/// Random name of one process that pays refunds.
+/// Random name of one process that sweeps and pays refunds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkerId(pub [u8; 16]);
 
