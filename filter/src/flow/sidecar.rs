@@ -115,7 +115,7 @@ impl Answer<'_> {
                 FaultKind::NotMade,
             ),
             0 => ("the call could not be made".to_owned(), FaultKind::NotMade),
-            status if self.is_marked => return None,
+            _ if self.is_marked => return None,
             status => (
                 format!("status {status}, not from the sidecar itself"),
                 match status {
