@@ -489,6 +489,27 @@ async fn the_command_line_says_what_is_wrong_and_helps() {
             .code(),
         Some(64)
     );
+    std::fs::write(dir.path().join("torn.yaml"), "listen: [1\n").unwrap();
+    let torn = run(dir.path(), &["check-config", "--config", "torn.yaml"]).await;
+    let errors = String::from_utf8(torn.stderr).unwrap();
+    assert!(errors.starts_with("boltgate: torn.yaml: "), "{errors}");
+    let nothing = run(dir.path(), &["keys", "list"]).await;
+    assert_eq!(nothing.status.code(), Some(64));
+    assert_eq!(
+        String::from_utf8(nothing.stderr).unwrap(),
+        "boltgate: no configuration was given: --config FILE or BOLTGATE_CONFIG\n"
+    );
+    let set = "ledger.sqlite.path=gone/l.db";
+    let nowhere = run(
+        dir.path(),
+        &["run", "--config", "config.yaml", "--set", set],
+    )
+    .await;
+    assert_eq!(nowhere.status.code(), Some(64));
+    assert_eq!(
+        String::from_utf8(nowhere.stderr).unwrap(),
+        "boltgate: ledger.sqlite.path: there is no directory gone\n"
+    );
     let schema = run(dir.path(), &["schema"]).await;
     assert!(serde_json::from_slice::<serde_json::Value>(&schema.stdout).is_ok());
     let plugin = run(dir.path(), &["schema", "plugin"]).await;
