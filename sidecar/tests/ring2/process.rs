@@ -537,3 +537,24 @@ async fn an_invoice_is_paid_from_the_command_line() {
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("already paid"));
 }
+
+#[tokio::test]
+async fn who_asks_with_a_wrong_token_is_named_once_and_the_token_never() {
+    use std::io::{Read as _, Write as _};
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    for _ in 0..3 {
+        let mut stream = std::net::TcpStream::connect(program.api.0).unwrap();
+        let request = "GET /v1/bootstrap?vm=a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                       authorization: Bearer a-token-that-is-wrong\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+    let log = read_log(dir.path());
+    assert_eq!(log.matches("no valid bearer token").count(), 1, "{log}");
+    assert!(log.contains(r#""peer":"127.0.0.1""#), "{log}");
+    assert!(!log.contains("a-token-that-is-wrong"), "{log}");
+}
