@@ -28,6 +28,7 @@ use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random
 use crate::files::follow;
 use crate::http::serve::Door;
 use crate::http::silence::Silence;
+use crate::http::strangers::Strangers;
 use crate::http::{admin, api, tls};
 use crate::metrics::Metrics;
 
@@ -208,6 +209,7 @@ impl Doors {
         let state = api::ApiState {
             app: Arc::clone(app),
             tokens: presented,
+            strangers: Strangers::default(),
         };
         let mut api = Door::open(
             config.listen,

@@ -222,7 +222,9 @@ async fn described(ledger: &AnyLedger, generations: &[Generation]) -> String {
         let issued = match generation.issued {
             None => "nothing issued".to_owned(),
             Some(Validity::Forever) => "issued tokens without end".to_owned(),
-            Some(Validity::Until(end)) => format!("issued what is valid until {end}"),
+            Some(Validity::Until(end)) => {
+                format!("issued what is valid until {}", end.to_rfc3339())
+            }
         };
         // Only what is retired is held by anything.
         let held = match ledger.generation_use(generation.id, now).await {

@@ -213,6 +213,10 @@ pub struct Sources {
     pub file: String,
     /// `path=value` from flags, in order.
     pub flags: Vec<String>,
+    /// Names of all variables of the environment, so that one is found that sets nothing.
+    pub variables: Vec<String>,
+    /// Files that are read only later must be there too.
+    pub looks_at_files: bool,
 }
 
 /// Reads and checks everything. `environment` looks up a variable.
@@ -223,12 +227,15 @@ pub fn load(
     sources: &Sources,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<ConfigError>> {
-    let problems = Problems::default();
+    let problems = Problems::new(sources.looks_at_files);
     let mut tree: Value = serde_yaml_ng::from_str(&sources.file).unwrap_or_else(|error| {
         problems.add("", error);
         Value::Null
     });
     overlay::environment(&mut tree, &environment);
+    for error in overlay::unknown(&sources.variables) {
+        problems.add(&error.path, error.problem);
+    }
     for error in overlay::flags(&mut tree, &sources.flags) {
         problems.add(&error.path, error.problem);
     }

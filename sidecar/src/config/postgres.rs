@@ -159,8 +159,11 @@ mod tests {
 
     fn loaded(postgres: &str, variables: &[(&str, &str)]) -> Result<Config, Vec<ConfigError>> {
         let file = format!("ledger: {{ postgres: {postgres} }}\nlightning: {{ dev: {{}} }}\n");
-        let flags = Vec::new();
-        load(&Sources { file, flags }, |name| {
+        let sources = Sources {
+            file,
+            ..Sources::default()
+        };
+        load(&sources, |name| {
             let token = [("BOLTGATE_TOKEN", "a-token-of-some-length")];
             let mut all = variables.iter().chain(&token);
             all.find(|(known, _)| *known == name)

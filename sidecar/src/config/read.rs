@@ -95,17 +95,33 @@ fn duration_from(
     value
 }
 
-fn required_path(section: &mut Section, key: &'static str) -> Option<PathBuf> {
-    let path = section.text(key);
+fn required_file(section: &mut Section, key: &'static str) -> Option<PathBuf> {
+    let path = section.file(key);
     if path.is_none() {
         section.problem(key, "is required");
     }
-    path.map(PathBuf::from)
+    path
+}
+
+/// A file that is made when it is not there, in a directory that is.
+fn ledger_path(section: &mut Section) -> Option<PathBuf> {
+    let Some(path) = section.text("path").map(PathBuf::from) else {
+        section.problem("path", "is required");
+        return None;
+    };
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        let problem = format!("there is no directory {}", directory.display());
+        section.problem("path", problem);
+    }
+    Some(path)
 }
 
 fn tls_files(mut section: Section) -> Option<TlsFiles> {
-    let certificate = required_path(&mut section, "certFile");
-    let key = required_path(&mut section, "keyFile");
+    let certificate = required_file(&mut section, "certFile");
+    let key = required_file(&mut section, "keyFile");
     section.finish();
     Some(TlsFiles {
         certificate: certificate?,
@@ -130,7 +146,7 @@ fn ledger(
     let postgres = ledger.section("postgres");
     let store = match (sqlite, postgres) {
         (Some(mut sqlite), None) => {
-            let path = required_path(&mut sqlite, "path");
+            let path = ledger_path(&mut sqlite);
             sqlite.finish();
             path.map(StoreConfig::Sqlite)
         }
@@ -227,7 +243,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     if endpoint.is_none() {
         section.problem("endpoint", "is required, such as https://127.0.0.1:10009");
     }
-    let tls_certificate_file = section.text("tlsCertFile").map(PathBuf::from);
+    let tls_certificate_file = section.file("tlsCertFile");
     if let Some(endpoint) = &endpoint {
         let is_plain = endpoint.scheme_str() == Some("http");
         if is_plain && !is_loopback(endpoint.host().unwrap_or_default()) {
@@ -240,7 +256,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
             section.problem("tlsCertFile", "is required for https, and useless for http");
         }
     }
-    let macaroon_file = required_path(&mut section, "macaroonFile");
+    let macaroon_file = required_file(&mut section, "macaroonFile");
     let route_hints = section.boolean("routeHints", false);
     let (normal, least) = (Duration::from_secs(5), Duration::from_millis(100));
     let timeout = duration_from(&mut section, "timeout", normal, least);

@@ -38,7 +38,10 @@ pub(super) fn bearer_tokens(
     let tokens: Vec<String> = variables.filter(|token| !token.is_empty()).collect();
     let read = if !tokens.is_empty() {
         files.clear();
-        checked(tokens)
+        match tokens.iter().all(|token| is_token(token)) {
+            true => Ok(BearerTokens::new(tokens)),
+            false => Err(vec![format!("{TOKEN}: {}", form_of_token())]),
+        }
     } else if files.is_empty() {
         Err(vec![format!(
             "one or two files are required, or {TOKEN} in the environment"
@@ -65,25 +68,21 @@ pub fn read_tokens(files: &[PathBuf]) -> Result<BearerTokens, Vec<String>> {
     let (mut tokens, mut problems) = (Vec::new(), Vec::new());
     for file in files {
         match std::fs::read_to_string(file).map(Zeroizing::new) {
-            Ok(text) => tokens.push(text.trim().to_owned()),
+            Ok(text) if is_token(text.trim()) => tokens.push(text.trim().to_owned()),
+            Ok(_) => problems.push(format!("{}: {}", file.display(), form_of_token())),
             Err(error) => problems.push(format!("{}: {error}", file.display())),
         }
     }
     if problems.is_empty() {
-        checked(tokens)
+        Ok(BearerTokens::new(tokens))
     } else {
         Err(problems)
     }
 }
 
-fn checked(tokens: Vec<String>) -> Result<BearerTokens, Vec<String>> {
-    if tokens.iter().all(|token| is_token(token)) {
-        return Ok(BearerTokens::new(tokens));
-    }
+fn form_of_token() -> String {
     let (least, most) = (TOKEN_LENGTHS.start(), TOKEN_LENGTHS.end());
-    Err(vec![format!(
-        "a token has {least} to {most} printable characters, no spaces"
-    )])
+    format!("a token has {least} to {most} printable characters, no spaces")
 }
 
 fn is_token(token: &str) -> bool {

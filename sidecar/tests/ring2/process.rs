@@ -499,6 +499,27 @@ async fn the_command_line_says_what_is_wrong_and_helps() {
             .code(),
         Some(64)
     );
+    std::fs::write(dir.path().join("torn.yaml"), "listen: [1\n").unwrap();
+    let torn = run(dir.path(), &["check-config", "--config", "torn.yaml"]).await;
+    let errors = String::from_utf8(torn.stderr).unwrap();
+    assert!(errors.starts_with("boltgate: torn.yaml: "), "{errors}");
+    let nothing = run(dir.path(), &["keys", "list"]).await;
+    assert_eq!(nothing.status.code(), Some(64));
+    assert_eq!(
+        String::from_utf8(nothing.stderr).unwrap(),
+        "boltgate: no configuration was given: --config FILE or BOLTGATE_CONFIG\n"
+    );
+    let set = "ledger.sqlite.path=gone/l.db";
+    let nowhere = run(
+        dir.path(),
+        &["run", "--config", "config.yaml", "--set", set],
+    )
+    .await;
+    assert_eq!(nowhere.status.code(), Some(64));
+    assert_eq!(
+        String::from_utf8(nowhere.stderr).unwrap(),
+        "boltgate: ledger.sqlite.path: there is no directory gone\n"
+    );
     let schema = run(dir.path(), &["schema"]).await;
     assert!(serde_json::from_slice::<serde_json::Value>(&schema.stdout).is_ok());
     let plugin = run(dir.path(), &["schema", "plugin"]).await;
@@ -525,4 +546,25 @@ async fn an_invoice_is_paid_from_the_command_line() {
     let again = run(dir.path(), &["dev", "pay", &offer.invoice, "--url", &url]).await;
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("already paid"));
+}
+
+#[tokio::test]
+async fn who_asks_with_a_wrong_token_is_named_once_and_the_token_never() {
+    use std::io::{Read as _, Write as _};
+    let dir = TempDir::new().unwrap();
+    write_config(dir.path());
+    let program = Program::start(dir.path()).await;
+    for _ in 0..3 {
+        let mut stream = std::net::TcpStream::connect(program.api.0).unwrap();
+        let request = "GET /v1/bootstrap?vm=a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+                       authorization: Bearer a-token-that-is-wrong\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+    let log = read_log(dir.path());
+    assert_eq!(log.matches("no valid bearer token").count(), 1, "{log}");
+    assert!(log.contains(r#""peer":"127.0.0.1""#), "{log}");
+    assert!(!log.contains("a-token-that-is-wrong"), "{log}");
 }

@@ -198,7 +198,7 @@ fn yaml_on(store: &Store, dir: &TempDir, more: &str) -> String {
 pub(crate) fn load(yaml: &str) -> config::Config {
     let sources = Sources {
         file: yaml.to_owned(),
-        flags: Vec::new(),
+        ..Sources::default()
     };
     let variables = |name: &str| match name {
         "BOLTGATE_TOKEN" => Some(TOKEN.to_owned()),

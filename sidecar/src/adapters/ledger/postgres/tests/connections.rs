@@ -208,7 +208,7 @@ fn with_password_file(url: &str, file: &Path) -> PostgresConfig {
     );
     let sources = Sources {
         file: yaml,
-        flags: Vec::new(),
+        ..Sources::default()
     };
     let token =
         |name: &str| (name == "BOLTGATE_TOKEN").then(|| "a-token-of-some-length".to_owned());
