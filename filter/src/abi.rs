@@ -16,6 +16,9 @@ use std::{cell::Cell, ops::Deref, ptr};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Refused(pub(crate) u32);
 
+/// Of a call: Envoy knows no such cluster.
+pub(crate) const BAD_ARGUMENT: Refused = Refused(2);
+
 /// `Ok` unless the host refused.
 pub(crate) type Hosted<T> = Result<T, Refused>;
 

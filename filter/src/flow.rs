@@ -316,6 +316,9 @@ impl Gate {
         self.state
             .sidecar
             .poll(&self.config, now_ms, &self.state.keys);
+        self.state
+            .sidecar
+            .look_at_age(&self.config, now_ms, &self.state.keys);
         self.state.restock_all(&self.config, now_ms);
         if payment::IS_BUILT_IN {
             self.state.expire_claims(now_ms);

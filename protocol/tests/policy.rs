@@ -503,6 +503,47 @@ fn free_and_no_invoice_paths_are_told_apart_and_closed_wins() {
 }
 
 #[test]
+fn free_paths_that_no_match_reaches_are_refused() {
+    let errors = |path: Value, free: Value| {
+        let mut service = service("a", json!([{"hosts": ["a.com"], "path": path}]));
+        service["freePaths"] = json!([free]);
+        service["noInvoicePaths"] = json!([free]);
+        let text = json!({"sidecar": {"cluster": "c"}, "services": [service]}).to_string();
+        match PluginConfig::from_json(text.as_bytes()) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        }
+    };
+    let [a, b] = ["freePaths", "noInvoicePaths"]
+        .map(|key| format!("services[0].{key}[0]: no match of this service reaches it"));
+    for (path, free) in [
+        (json!({"prefix": "/v1/"}), json!({"exact": "/health"})),
+        (json!({"prefix": "/v1/"}), json!({"prefix": "/v2/"})),
+        (json!({"exact": "/v1"}), json!({"exact": "/v1/x"})),
+        (json!({"exact": "/v1"}), json!({"prefix": "/v1/"})),
+    ] {
+        assert_eq!(errors(path, free), [a.as_str(), &b]);
+    }
+    let none: [&str; 0] = [];
+    for (path, free) in [
+        (json!({"prefix": "/v1/"}), json!({"exact": "/v1/health"})),
+        (json!({"prefix": "/v1/"}), json!({"exact": "/V1/health"})),
+        (json!({"prefix": "/v1/"}), json!({"prefix": "/"})),
+        (json!({"prefix": "/v1"}), json!({"prefix": "/v1/x"})),
+        (json!({"exact": "/v1/x"}), json!({"prefix": "/v1/"})),
+        (json!({"exact": "/v1/x"}), json!({"exact": "/v1/x"})),
+        (json!({"regex": "/v1"}), json!({"exact": "/health"})),
+        (json!({"prefix": "/v1/"}), json!({"regex": "/health"})),
+        (Value::Null, json!({"exact": "/health"})),
+    ] {
+        assert_eq!(errors(path, free), none);
+    }
+    // One wrong match is one error: what it would have reached is not known.
+    let found = errors(json!({"prefix": "v1"}), json!({"exact": "/v1"}));
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
 fn a_path_too_long_is_refused_on_our_hosts_only() {
     let config = with_services(&[service("a", json!([{"hosts": ["a.com"]}]))]);
     let long = format!("/{}", "x".repeat(MAX_PATH_LEN));

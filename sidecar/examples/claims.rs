@@ -1,6 +1,8 @@
 //! How many claims per second one ledger decides durably, and how often its disk can be waited for.
 //!
-//! `cargo run --release -p sidecar --example claims -- <folder> [concurrent] [seconds]`
+//! `cargo run --release -p sidecar --example claims -- <folder> [concurrent] [seconds]` for SQLite in
+//! that folder; with `--postgres` in front for the PostgreSQL of the tests, which keeps its files in
+//! the folder for temporary ones (`$TMPDIR`).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -16,14 +18,16 @@ use std::time::{Duration, Instant};
 use protocol::amount::Sat;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
-use sidecar::adapters::ledger::sqlite::SqliteLedger;
+use sidecar::adapters::ledger::AnyLedger;
 use sidecar::adapters::system::{SystemRandom, unix_millis};
+use sidecar::config::{LedgerConfig, Password, PostgresConfig, StoreConfig};
 use sidecar::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use sidecar::domain::ports::{Ledger as _, Random as _};
 
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    let on_postgres = arguments.next_if_eq("--postgres").is_some();
     let folder = arguments.next().unwrap();
     let mut number = |default| arguments.next().map_or(default, |n| n.parse().unwrap());
     let (concurrent, time) = (number(64), Duration::from_secs(number(5)));
@@ -31,7 +35,15 @@ async fn main() {
     let fsyncs = fsyncs(folder.path(), Duration::from_secs(1));
     println!("disk: {fsyncs} appends of 4 KiB with fdatasync per second, one after the other");
 
-    let ledger = Arc::new(SqliteLedger::open(&folder.path().join("ledger.db")).unwrap());
+    let store = match on_postgres {
+        true => postgres().await,
+        false => StoreConfig::Sqlite(folder.path().join("ledger.db")),
+    };
+    let config = LedgerConfig {
+        store,
+        auto_migrate: true,
+    };
+    let ledger = Arc::new(AnyLedger::open(&config).await.unwrap());
     let begun = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..concurrent {
@@ -58,6 +70,19 @@ async fn main() {
         at(99)
     );
     ledger.close().await;
+}
+
+/// The empty database of a server with `fsync=on`.
+async fn postgres() -> StoreConfig {
+    let url = tokio::task::spawn_blocking(test_postgres::database);
+    let url = url.await.unwrap().unwrap();
+    StoreConfig::Postgres(Box::new(PostgresConfig {
+        target: url.parse().unwrap(),
+        tls: false,
+        ca_file: None,
+        password: Password::NONE,
+        pool_size: 16,
+    }))
 }
 
 fn claim() -> NewClaim {

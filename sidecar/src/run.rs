@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +12,23 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::ledger::sqlite::{ServingLock, SqliteLedger};
+use crate::adapters::ledger::sqlite::{Commit, ServingLock, SqliteLedger};
+use crate::adapters::ledger::{AnyLedger, Migration};
 use crate::adapters::lightning::dev::{self, DevNode};
 use crate::adapters::lightning::lnd::LndNode;
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
 use crate::app::state::StateError;
 use crate::app::{App, Parts};
-use crate::config::{self, BearerTokens, Config, LightningConfig, TlsFiles};
+use crate::config::{
+    self, BearerTokens, Config, LedgerConfig, LightningConfig, StoreConfig, TlsFiles,
+};
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::{Clock, Ledger as _, Lightning, LightningError, Random};
 use crate::files::follow;
 use crate::http::serve::Door;
 use crate::http::silence::Silence;
+use crate::http::strangers::Strangers;
 use crate::http::{admin, api, tls};
 use crate::metrics::Metrics;
 
@@ -99,6 +103,7 @@ pub async fn start(
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     match config.lightning.clone() {
         LightningConfig::Dev {
+            path,
             listen,
             invoice_delay,
         } => {
@@ -106,8 +111,8 @@ pub async fn start(
                 "DEV NETWORK: invoices are paid by asking for it. NO MONEY MOVES. Never sell \
                  anything with it"
             );
-            let node = dev_node(
-                &config.ledger,
+            let node = DevNode::open(
+                &path,
                 invoice_delay,
                 Arc::clone(&clock),
                 Arc::clone(&random),
@@ -127,16 +132,6 @@ pub async fn start(
     }
 }
 
-/// The dev network that belongs to this ledger.
-pub(crate) fn dev_node(
-    ledger: &Path,
-    delay: Duration,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-) -> Result<DevNode, LightningError> {
-    DevNode::open(&beside(ledger, "-dev.db"), delay, clock, random)
-}
-
 async fn start_with<N: Lightning>(
     config: Config,
     node: N,
@@ -145,9 +140,9 @@ async fn start_with<N: Lightning>(
     random: Arc<dyn Random>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Running, StartError> {
-    let lock = SqliteLedger::lock_for_serving(&config.ledger)?;
+    let lock = lock_for_serving(&config.ledger.store)?;
     let metrics = Arc::new(Metrics::new());
-    let ledger = Arc::new(open_ledger(&config.ledger, &metrics)?);
+    let ledger = Arc::new(open_ledger(&config.ledger, &metrics).await?);
     let parts = Parts {
         ledger,
         lightning: node,
@@ -169,15 +164,24 @@ async fn start_with<N: Lightning>(
     })
 }
 
-fn open_ledger(path: &Path, metrics: &Arc<Metrics>) -> Result<SqliteLedger, LedgerError> {
+/// A file is for one sidecar; a database for any number.
+fn lock_for_serving(store: &StoreConfig) -> Result<Option<ServingLock>, LedgerError> {
+    match store {
+        StoreConfig::Sqlite(path) => SqliteLedger::lock_for_serving(path).map(Some),
+        StoreConfig::Postgres(_) => Ok(None),
+    }
+}
+
+async fn open_ledger(
+    config: &LedgerConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<AnyLedger, LedgerError> {
     let metrics = Arc::clone(metrics);
-    SqliteLedger::open_observed(
-        path,
-        Box::new(move |commit| {
-            metrics.commit_seconds.observe(commit.took.as_secs_f64());
-            metrics.commit_changes.observe(commit.changes as f64);
-        }),
-    )
+    let observe = move |commit: Commit| {
+        metrics.commit_seconds.observe(commit.took.as_secs_f64());
+        metrics.commit_changes.observe(commit.changes as f64);
+    };
+    AnyLedger::open_observed(config, Migration::of(config), observe).await
 }
 
 /// Work that ends only when it is dropped.
@@ -194,7 +198,7 @@ struct Doors {
 impl Doors {
     async fn open<N: Lightning>(
         config: &Config,
-        app: &Arc<App<SqliteLedger, N>>,
+        app: &Arc<App<AnyLedger, N>>,
         dev: Option<Door>,
     ) -> io::Result<Self> {
         let mut followers = Vec::new();
@@ -205,6 +209,7 @@ impl Doors {
         let state = api::ApiState {
             app: Arc::clone(app),
             tokens: presented,
+            strangers: Strangers::default(),
         };
         let mut api = Door::open(
             config.listen,
@@ -252,11 +257,11 @@ fn follow_tls(files: TlsFiles, acceptor: watch::Sender<TlsAcceptor>) -> Backgrou
 /// Serves, and goes away in order: not ready, still answering, no new connections, what is in
 /// flight, background work, leftovers at the node, ledger.
 async fn serve<N: Lightning>(
-    app: Arc<App<SqliteLedger, N>>,
+    app: Arc<App<AnyLedger, N>>,
     doors: Doors,
     drain: Duration,
     shutdown: impl Future<Output = ()> + Send + 'static,
-    lock: ServingLock,
+    lock: Option<ServingLock>,
 ) {
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     app.spawn_background(&tasks, &background);
@@ -292,10 +297,4 @@ async fn serve<N: Lightning>(
     let _ = admin.await;
     drop(lock);
     tracing::info!("ended");
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

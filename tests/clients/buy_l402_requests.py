@@ -1,4 +1,5 @@
-"""PyPI l402-requests: keeps tokens by host and the first two segments of the path."""
+"""PyPI l402-requests: keeps tokens by host and the first two segments of the path, and charges not
+at all."""
 
 from buyer import Purse, converse
 from l402_requests import L402Client
@@ -19,5 +20,6 @@ class Wallet(WalletBase):
 
 
 purse = Purse()
-client = L402Client(wallet=Wallet(purse))
+# A test holds some answers back for longer than the five seconds that it waits by default.
+client = L402Client(wallet=Wallet(purse), timeout=60)
 converse(purse, client.get)

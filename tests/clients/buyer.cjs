@@ -2,7 +2,8 @@
 //
 // The test writes one line per request (a URL); each is answered by one line of JSON:
 // {"status": 200, "payments": 1, "body": "…"}, or {"error": "…", "payments": 0}. `payments` counts
-// all that this process has paid. One process is one client, with whatever it keeps in memory.
+// all that this process has paid; `receipt` is there if the client itself has read one. One process
+// is one client, with whatever it keeps in memory.
 
 const readline = require("node:readline");
 
@@ -23,7 +24,16 @@ async function pay(invoice) {
   return (await answer.json()).preimage;
 }
 
-/** Answers each URL on standard input by what `get` made of it: {status, body}. */
+/** An invoice without an amount of the same wallet, for what is paid back. */
+async function returnInvoice() {
+  const answer = await fetch(new URL("return-invoice", payUrl), { method: "POST" });
+  if (!answer.ok) {
+    throw new Error(`no invoice: ${answer.status} ${await answer.text()}`);
+  }
+  return (await answer.json()).invoice;
+}
+
+/** Answers each URL on standard input by what `get` made of it: {status, body, receipt?}. */
 async function converse(get) {
   for await (const url of readline.createInterface({ input: process.stdin })) {
     let said;
@@ -36,4 +46,4 @@ async function converse(get) {
   }
 }
 
-module.exports = { pay, converse };
+module.exports = { pay, returnInvoice, converse };

@@ -3,6 +3,7 @@
 The same as in buyer.cjs: one URL per line on standard input, one line of JSON in answer.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -23,13 +24,24 @@ class Purse:
         self.payments += 1
         return answer.json()["preimage"]
 
+    def return_invoice(self):
+        """An invoice without an amount of the same wallet, for what is paid back."""
+        answer = httpx.post(httpx.URL(self.url).join("return-invoice"), timeout=60)
+        answer.raise_for_status()
+        return answer.json()["invoice"]
+
 
 def converse(purse, get):
-    """Answers each URL on standard input by what `get` made of it: an httpx response."""
+    """Answers each URL on standard input by what `get` made of it: an httpx response.
+
+    A client that reads receipts has left its reading in `payment_receipt`.
+    """
     for line in sys.stdin:
         try:
             answer = get(line.strip())
             said = {"status": answer.status_code, "body": answer.text}
+            if receipt := getattr(answer, "payment_receipt", None):
+                said["receipt"] = dataclasses.asdict(receipt)
         except Exception as error:  # Whatever goes wrong in a client is a finding of the test.
             said = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps({**said, "payments": purse.payments}), flush=True)
+        print(json.dumps({**said, "payments": purse.payments}, default=str), flush=True)

@@ -1,10 +1,18 @@
 //! Clients that other people wrote, buying through the gate with wallets that really pay. Counted
 //! from the outside: payments at the network or node that settled them, requests at the upstream.
 
+#[path = "clients/charges.rs"]
+mod charges;
 #[path = "clients/client.rs"]
 mod client;
+#[path = "clients/hop.rs"]
+mod hop;
 #[path = "clients/payer.rs"]
 mod payer;
+#[path = "clients/sessions.rs"]
+mod sessions;
+#[path = "clients/unserved.rs"]
+mod unserved;
 
 use std::time::Duration;
 
@@ -133,7 +141,7 @@ async fn every_client_pays_once_from_a_real_node_to_a_real_node() -> anyhow::Res
     let network = Regtest::shared()?;
     let gate = Gate::lnd("clients-lnd", network).start().await?;
     let payer = Payer::start(gate.wallet.clone()).await?;
-    for kind in Kind::ALL {
+    for kind in Kind::L402 {
         let before = node_payments(&network.buyer).await?;
         buy_and_reuse(kind, &gate, &payer.url()).await?;
         let made = node_payments(&network.buyer).await? - before;
@@ -145,7 +153,7 @@ async fn every_client_pays_once_from_a_real_node_to_a_real_node() -> anyhow::Res
 #[tokio::test]
 async fn a_client_whose_token_is_revoked_buys_exactly_one_more() -> anyhow::Result<()> {
     let gate = Gate::dev("clients-revoked").start().await?;
-    for kind in Kind::ALL {
+    for kind in Kind::L402 {
         let before = dev_payments(&gate).await?;
         let mut client = buy_and_reuse(kind, &gate, &dev_pay(&gate)).await?;
         let token_id = gate
@@ -183,13 +191,13 @@ async fn a_client_whose_token_is_revoked_buys_exactly_one_more() -> anyhow::Resu
 #[tokio::test]
 async fn no_client_pays_for_what_is_free() -> anyhow::Result<()> {
     let gate = Gate::dev("clients-free").start().await?;
-    for kind in Kind::ALL {
+    for kind in Kind::all() {
         let mut client = Client::start(kind, &dev_pay(&gate))?;
         let said = client.get(&url(&gate, "/v1/health")).await?;
         assert_eq!((said.status, said.payments), (200, 0), "{kind:?}: {said:?}");
     }
     assert_eq!(dev_payments(&gate).await?, 0);
-    assert_eq!(gate.upstream.count(), Kind::ALL.len());
+    assert_eq!(gate.upstream.count(), Kind::all().count());
     Ok(())
 }
 
@@ -199,7 +207,7 @@ async fn no_client_pays_while_the_sidecar_is_absent() -> anyhow::Result<()> {
         .without_sidecar()
         .start()
         .await?;
-    for kind in Kind::ALL {
+    for kind in Kind::all() {
         let mut client = Client::start(kind, &dev_pay(&gate))?;
         let said = client.get(&url(&gate, FORECAST)).await?;
         assert_eq!((said.status, said.payments), (503, 0), "{kind:?}: {said:?}");
@@ -219,7 +227,7 @@ async fn a_fault_of_ours_costs_no_client_a_second_payment() -> anyhow::Result<()
         .start()
         .await?;
     let mut clients = Vec::new();
-    for kind in Kind::ALL {
+    for kind in Kind::L402 {
         clients.push((kind, buy_and_reuse(kind, &gate, &dev_pay(&gate)).await?));
     }
     let target = url(&gate, FORECAST);

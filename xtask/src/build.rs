@@ -9,7 +9,7 @@ use crate::run::{cargo, run, step};
 use crate::{paths, postlink, tools};
 
 /// Largest filter module that may be shipped, in bytes: every worker of every Envoy compiles it.
-const MAX_FILTER_BYTES: u64 = 512 * 1024;
+const MAX_FILTER_BYTES: u64 = 576 * 1024;
 /// The same for the module without the Payment scheme.
 const MAX_L402_FILTER_BYTES: u64 = 356 * 1024;
 

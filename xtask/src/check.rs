@@ -8,6 +8,8 @@ pub(crate) fn command() -> anyhow::Result<()> {
     tools::wasm_target()?;
     step("formatting");
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    let client = "tests/clients/mpp/Cargo.toml";
+    run(&mut cargo(&["fmt", "--manifest-path", client, "--check"]))?;
     deps::check()?;
     step("lints, native");
     run(&mut cargo(&[

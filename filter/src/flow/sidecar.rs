@@ -5,9 +5,9 @@ mod offers;
 use std::collections::VecDeque;
 
 use protocol::encoding::hex_encode;
-use protocol::policy::PluginConfig;
+use protocol::policy::{PluginConfig, Service, Tls};
 
-use super::bootstrap::{Keys, NOT_MADE, Poll, Polled};
+use super::bootstrap::{Fault, FaultKind, Keys, Poll, Polled};
 use super::{Gate, Now, Origin, claims, millis, payment};
 use crate::outcome::CallResult;
 
@@ -101,6 +101,31 @@ pub struct Answer<'a> {
     pub retry_after: Option<u64>,
     /// The body.
     pub body: &'a [u8],
+    /// The call could not be made since Envoy knows no cluster of that name.
+    pub no_cluster: bool,
+}
+
+impl Answer<'_> {
+    /// What is wrong with a call that could not be made, or to which nobody answered; `setting`
+    /// names the cluster.
+    fn absence(&self, cluster: &str, setting: &str) -> Option<Fault> {
+        let (text, kind) = match self.status {
+            0 if self.no_cluster => (
+                format!("Envoy knows no cluster {cluster:?} ({setting})"),
+                FaultKind::NotMade,
+            ),
+            0 => ("the call could not be made".to_owned(), FaultKind::NotMade),
+            _ if self.is_marked => return None,
+            status => (
+                format!("status {status}, not from the sidecar itself"),
+                match status {
+                    503 | 504 => FaultKind::Away,
+                    _ => FaultKind::Wrong,
+                },
+            ),
+        };
+        Some(Fault { text, kind })
+    }
 }
 
 /// Something an operator should read.
@@ -122,8 +147,22 @@ pub(super) struct Sidecar {
     poll: Poll,
     calls: VecDeque<Call>,
     notices: VecDeque<Notice>,
-    says_no_offers: bool,
+    says_no_offers: Option<Loudness>,
+    /// When it was said last that keys are too old.
+    says_old_ms: Option<u64>,
 }
+
+/// How something was said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Loudness {
+    /// As what may pass by itself.
+    Low,
+    /// As a fault.
+    High,
+}
+
+/// How often it is said that keys are too old.
+const OLD_KEYS_EACH_MS: u64 = 60_000;
 
 impl Sidecar {
     pub(super) fn new(config: &PluginConfig, origin: Origin) -> Self {
@@ -135,6 +174,15 @@ impl Sidecar {
             .token
             .filter(|token| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
         let mut notices = VecDeque::new();
+        let payment = config.payment.as_ref().filter(|_| payment::IS_BUILT_IN);
+        let sells_payment =
+            |service: &Service| service.charge().is_some() || service.session().is_some();
+        if payment.is_some_and(|payment| payment.tls == Tls::Required)
+            && config.policy.services().iter().any(sells_payment)
+        {
+            let notice = "charges and sessions are offered on https requests only (payment.tls)";
+            notices.push_back(Notice::Info(notice.to_owned()));
+        }
         if token.is_none() {
             notices.push_back(Notice::Error(format!(
                 "environment variable {} holds no usable token for the sidecar (is it in \
@@ -154,7 +202,8 @@ impl Sidecar {
             ),
             calls: VecDeque::new(),
             notices,
-            says_no_offers: false,
+            says_no_offers: None,
+            says_old_ms: None,
         }
     }
 
@@ -184,6 +233,29 @@ impl Sidecar {
                 Vec::new(),
             );
         }
+    }
+
+    /// Says it when keys have become too old, and again as long as they are.
+    pub(super) fn look_at_age(&mut self, config: &PluginConfig, now_ms: u64, keys: &Keys) {
+        let age_ms = keys.age_ms(now_ms);
+        if keys.is_absent() || age_ms <= millis(config.revocation_max_age) {
+            self.says_old_ms = None;
+            return;
+        }
+        let is_said = |said: u64| now_ms.abs_diff(said) < OLD_KEYS_EACH_MS;
+        if self.says_old_ms.is_some_and(is_said) {
+            return;
+        }
+        self.says_old_ms = Some(now_ms);
+        let age = match age_ms {
+            u64::MAX => "of unknown age".to_owned(),
+            age_ms => format!("{} s old", age_ms / 1_000),
+        };
+        self.notices.push_back(Notice::Error(format!(
+            "keys and revocations are {age}: paid requests are answered 503 until the sidecar \
+             answers (cluster {:?})",
+            config.sidecar.cluster
+        )));
     }
 
     /// `false` without a token.
@@ -261,22 +333,25 @@ impl Gate {
 
     fn bootstrapped(&mut self, answer: &Answer<'_>, now_ms: u64) -> CallResult {
         let state = &mut self.state;
-        let told = match answer {
-            Answer { status: 0, .. } => Err(NOT_MADE.to_owned()),
-            Answer {
-                is_marked: false,
-                status,
-                ..
-            } => Err(format!("status {status}, not from the sidecar itself")),
-            Answer {
-                status: 200, body, ..
-            } => Ok(Some(*body)),
-            Answer { status: 304, .. } => Ok(None),
-            Answer { status: 401, .. } => Err(format!(
+        let sidecar = &self.config.sidecar;
+        let wrong = |text| {
+            Err(Fault {
+                text,
+                kind: FaultKind::Wrong,
+            })
+        };
+        let told = match (
+            answer.absence(&sidecar.cluster, "sidecar.cluster"),
+            answer.status,
+        ) {
+            (Some(fault), _) => Err(fault),
+            (None, 200) => Ok(Some(answer.body)),
+            (None, 304) => Ok(None),
+            (None, 401) => wrong(format!(
                 "it does not accept the token in {}",
-                self.config.sidecar.token_env
+                sidecar.token_env
             )),
-            Answer { status, .. } => Err(format!("status {status}")),
+            (None, status) => wrong(format!("status {status}")),
         };
         let before = state.keys.generation;
         let polled = state.sidecar.poll.answered(now_ms, &mut state.keys, told);
@@ -297,6 +372,12 @@ impl Gate {
             }
             Polled::NewFault(fault) => {
                 notices.push_back(Notice::Error(format!("no keys from the sidecar: {fault}")));
+                CallResult::Failed
+            }
+            Polled::EarlyFault(fault) => {
+                notices.push_back(Notice::Info(format!(
+                    "no keys from the sidecar yet: {fault}"
+                )));
                 CallResult::Failed
             }
             Polled::SameFault => CallResult::Failed,

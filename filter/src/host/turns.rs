@@ -81,6 +81,7 @@ pub(super) fn answered(root: &Root, token: u32, headers: usize, body_size: usize
             .eq([MARKER_VALUE.as_bytes()]),
         retry_after: number(b"retry-after"),
         body: body.as_deref().unwrap_or_default(),
+        no_cluster: false,
     };
     tell_gate(root, kind, &answer);
     #[cfg(feature = "payment")]
@@ -240,7 +241,13 @@ pub(super) fn make_calls(root: &Root, stream: Option<u32>) {
         );
         match token {
             Ok(token) => root.calls.begun(token, call.kind),
-            Err(_) => tell_gate(root, call.kind, &Answer::default()),
+            Err(refused) => {
+                let answer = Answer {
+                    no_cluster: refused == abi::BAD_ARGUMENT,
+                    ..Answer::default()
+                };
+                tell_gate(root, call.kind, &answer);
+            }
         }
     }
     let Some(stream) = stream else { return };

@@ -114,6 +114,23 @@ impl PathMatch {
         text.bytes().any(|byte| byte.is_ascii_uppercase())
     }
 
+    /// Whether some path may match both. Capitals are taken for what they are without, and a regular
+    /// expression for one that matches everything: nothing is said that might be wrong.
+    pub(super) fn may_meet(&self, other: &Self) -> bool {
+        let begins = |text: &str, with: &str| {
+            text.as_bytes()
+                .get(..with.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+        };
+        match (self, other) {
+            (Self::Regex(_), _) | (_, Self::Regex(_)) => true,
+            (Self::Exact(one), Self::Exact(other)) => one.eq_ignore_ascii_case(other),
+            (Self::Exact(path), Self::Prefix(prefix))
+            | (Self::Prefix(prefix), Self::Exact(path)) => begins(path, prefix),
+            (Self::Prefix(one), Self::Prefix(other)) => begins(one, other) || begins(other, one),
+        }
+    }
+
     /// How much of a path that matches is written in the configuration.
     pub(super) const fn spelt_out(&self) -> usize {
         match self {

@@ -71,6 +71,15 @@ impl<'a> Node<'a> {
         self.errors.add(&self.path, message);
     }
 
+    /// Where it stands, for an error that is found once it has been read.
+    pub(super) fn place(&self) -> Self {
+        Self {
+            json: self.json,
+            path: self.path.clone(),
+            errors: self.errors,
+        }
+    }
+
     #[inline(never)]
     fn expected(&self, what: &str) {
         self.error(format!("expected {what}, found {}", kind(self.json)));

@@ -208,11 +208,13 @@ pub(super) fn read_service(
         Vec::new(),
         read_capabilities,
     );
-    let rules = object.required("match").map(|node| {
+    let rules: Option<Vec<Rule>> = object.required("match").and_then(|node| {
         let matches = node.list(1..=MAX_MATCHES).into_iter();
-        matches
-            .filter_map(|node| read_rule(node, index, &capabilities))
-            .collect()
+        // After an error in one of them nothing is said about paths that it might reach.
+        let read: Vec<_> = matches
+            .map(|node| read_rule(node, index, &capabilities))
+            .collect();
+        read.into_iter().collect()
     });
     let schemes = or_default(object.optional("schemes"), Schemes::default(), read_schemes);
     let price = object
@@ -238,6 +240,7 @@ pub(super) fn read_service(
         .optional("constraints")
         .map(|node| read_constraints(node, &capabilities))
         .unwrap_or_default();
+    let read_paths = |node: &Node<'_>| Some(read_paths(node, rules.as_deref().unwrap_or_default()));
     let free = or_default(object.optional("freePaths"), Vec::new(), read_paths);
     let no_invoice = or_default(object.optional("noInvoicePaths"), Vec::new(), read_paths);
     let cors_passthrough = or_default(object.optional("corsPassthrough"), false, |node| {
@@ -517,11 +520,18 @@ fn check_condition(condition: &str, node: &Node<'_>, capabilities: &[String]) {
     }
 }
 
-fn read_paths(node: &Node<'_>) -> Option<Vec<PathMatch>> {
-    Some(
-        node.list(0..=MAX_PATHS)
-            .into_iter()
-            .filter_map(PathMatch::read)
-            .collect(),
-    )
+/// Each must be within reach of a rule: else it is a mistake that would show only as a path that
+/// is sold, or not there.
+fn read_paths(node: &Node<'_>, rules: &[Rule]) -> Vec<PathMatch> {
+    let read = |node: Node<'_>| {
+        let place = node.place();
+        let path = PathMatch::read(node)?;
+        let is_reached = |rule: &Rule| rule.path.as_ref().is_none_or(|rule| rule.may_meet(&path));
+        if !rules.is_empty() && !rules.iter().any(is_reached) {
+            place.error("no match of this service reaches it");
+        }
+        Some(path)
+    };
+    let paths = node.list(0..=MAX_PATHS).into_iter();
+    paths.filter_map(read).collect()
 }

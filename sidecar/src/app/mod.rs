@@ -80,6 +80,8 @@ pub struct App<L, N> {
     pub sessions: Sessions<L, N>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Which of several sidecars on one ledger this is.
+    process: WorkerId,
     clock: Arc<dyn Clock>,
     draining: AtomicBool,
 }
@@ -193,6 +195,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             leases,
             sessions,
             metrics,
+            process: worker,
             clock,
             draining,
         }))

@@ -27,6 +27,9 @@ const SIGNED_LATE: Duration = Duration::from_secs(60);
 /// How often what expired is pruned.
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
 
+/// How often other sidecars are told which filters polled here.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// Why there is no state to work with.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -96,6 +99,9 @@ pub struct StateKeeper<L> {
     retired_for: Duration,
     view: RwLock<Option<(Arc<View>, Duration)>>,
     filters: Mutex<FilterRegistry>,
+    /// A filter that polled here after this moment has yet to be told to other sidecars.
+    told_until: Mutex<Option<Duration>>,
+    live_window: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -119,6 +125,8 @@ impl<L: Ledger> StateKeeper<L> {
             retired_for: invoice_expiry.saturating_add(SIGNED_LATE),
             view: RwLock::new(None),
             filters: Mutex::new(registry),
+            told_until: Mutex::new(None),
+            live_window: config.live_window,
             metrics,
         }
     }
@@ -227,6 +235,7 @@ impl<L: Ledger> StateKeeper<L> {
     /// As [`Self::refresh`].
     pub async fn tick(&self, pruned: &mut Duration) -> Result<(), StateError> {
         self.refresh().await?;
+        self.share_filters().await?;
         self.promote_if_acknowledged().await?;
         let now = self.clock.monotonic();
         if now.saturating_sub(*pruned) >= PRUNE_EVERY {
@@ -254,14 +263,34 @@ impl<L: Ledger> StateKeeper<L> {
         }))
     }
 
+    /// Lets sidecars on one ledger know of each other's filters.
+    async fn share_filters(&self) -> Result<(), StateError> {
+        let now = self.clock.monotonic();
+        let until = *self.lock_told_until();
+        if until.is_some_and(|until| now.saturating_sub(until) < TELL_EVERY) {
+            return Ok(());
+        }
+        let heard = (self.lock_filters()).heard_since(until.unwrap_or_default(), now);
+        let all = self.ledger.share_filters(heard, self.live_window).await?;
+        if let Some(all) = all {
+            // No earlier than it was: rather too many are live than too few.
+            let told_at = self.clock.monotonic();
+            self.lock_filters().told(all, told_at);
+        }
+        *self.lock_told_until() = Some(now);
+        Ok(())
+    }
+
     async fn promote_if_acknowledged(&self) -> Result<(), StateError> {
         let view = self.view()?;
         let Some(next) = view.next_generation() else {
             return Ok(());
         };
-        let promotion = self
-            .lock_filters()
-            .promotion(next.added, self.clock.monotonic());
+        let promotion = {
+            let (mut filters, now) = (self.lock_filters(), self.clock.monotonic());
+            filters.notice(next.added, now);
+            filters.promotion(next.added, now)
+        };
         if promotion != Promotion::Allowed {
             tracing::debug!(generation = next.id, ?promotion, "key rotation waits");
             return Ok(());
@@ -333,6 +362,12 @@ impl<L: Ledger> StateKeeper<L> {
                 .get_or_create(&labels)
                 .set(to_gauge(count));
         }
+    }
+
+    fn lock_told_until(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.told_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_filters(&self) -> MutexGuard<'_, FilterRegistry> {

@@ -13,12 +13,15 @@ use super::node::Node;
 use super::settle;
 use crate::domain::claim::ClaimTimes;
 use crate::domain::invoice::{Cancellation, NodeId};
-use crate::domain::ledger::LedgerError;
+use crate::domain::ledger::{Duty, LedgerError};
 use crate::domain::offer::LATE_PAYMENT_SECONDS;
+use crate::domain::payout::WorkerId;
 use crate::domain::ports::{Clock, Ledger, Lightning, LightningError};
 use crate::metrics::Metrics;
 
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(3);
+/// For so long nobody else sweeps; with the time between two sweeps, another takes over in 10 s.
+const DUTY: Duration = Duration::from_secs(6);
 /// Offers per step.
 const BATCH: u32 = 256;
 /// Cancellations at a time.
@@ -31,6 +34,7 @@ pub struct Sweeper<L, N> {
     issuer: Arc<Issuer<L, N>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    process: WorkerId,
 }
 
 impl<L: Ledger, N: Lightning> Sweeper<L, N> {
@@ -43,6 +47,7 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
             issuer: Arc::clone(&app.issuer),
             clock: Arc::clone(&app.clock),
             metrics: Arc::clone(&app.metrics),
+            process: app.process,
         }
     }
 
@@ -59,11 +64,19 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
         }
     }
 
-    /// One sweep.
+    /// One sweep; of several sidecars on one ledger one does it.
     ///
     /// # Errors
     /// The ledger fails. A node that fails only leaves more for the next sweep.
     pub async fn sweep(&self) -> Result<(), LedgerError> {
+        let duty = self.ledger.take_duty(Duty::Sweep, self.process, DUTY);
+        if duty.await? {
+            self.drop_expired().await?;
+        }
+        self.issuer.recount().await
+    }
+
+    async fn drop_expired(&self) -> Result<(), LedgerError> {
         let now = self.clock.now();
         // First, since the node has no part in it.
         let times = ClaimTimes::default();
@@ -71,7 +84,7 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
         self.prune_unpaid(UnixSeconds(now.0.saturating_sub(LATE_PAYMENT_SECONDS)))
             .await?;
         while self.ledger.drop_expired_tokens(now, BATCH).await? == BATCH as usize {}
-        self.issuer.recount().await
+        Ok(())
     }
 
     /// An offer goes only after the node has said that it can never be paid, so that no payment

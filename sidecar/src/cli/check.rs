@@ -20,7 +20,7 @@ pub(super) struct CheckArgs {
 pub(super) fn check(args: &CheckArgs) -> ExitCode {
     let mut errors = Vec::new();
     if args.sidecar.config.is_some() || args.plugin.is_none() {
-        match args.sidecar.load() {
+        match args.sidecar.load_as(true) {
             Ok(config) => {
                 for warning in &config.warnings {
                     eprintln!("boltgate: warning: {warning}");

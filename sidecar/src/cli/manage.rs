@@ -12,10 +12,10 @@ use protocol::macaroon::Macaroon;
 
 use super::revoke_key::{self, RevokeKeyArgs};
 use super::{ConfigArgs, fail, print, rotation, with_config};
-use crate::adapters::ledger::sqlite::SqliteLedger;
+use crate::adapters::ledger::AnyLedger;
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::keys::MasterKeys;
-use crate::config::Config;
+use crate::config::{Config, StoreConfig};
 use crate::domain::keys::{Generation, RotationHeld};
 use crate::domain::ledger::{GenerationUse, LedgerError, NewRevocation, OfferName};
 use crate::domain::offer::Validity;
@@ -87,15 +87,24 @@ pub(super) fn report(result: Result<String, String>) -> ExitCode {
 }
 
 /// Only a ledger that is there: a wrong path must not make a new one that nobody reads.
-pub(super) fn open(config: &Config) -> Result<SqliteLedger, String> {
-    if !config.ledger.exists() {
-        return Err(format!("there is no ledger at {}", config.ledger.display()));
+pub(super) async fn open(config: &Config) -> Result<AnyLedger, String> {
+    must_exist(config)?;
+    let ledger = AnyLedger::open(&config.ledger).await;
+    ledger.map_err(|error| error.to_string())
+}
+
+/// A database is there or is not; a file would be made.
+pub(super) fn must_exist(config: &Config) -> Result<(), String> {
+    if let StoreConfig::Sqlite(path) = &config.ledger.store
+        && !path.exists()
+    {
+        return Err(format!("there is no ledger at {}", path.display()));
     }
-    SqliteLedger::open(&config.ledger).map_err(|error| error.to_string())
+    Ok(())
 }
 
 async fn revoke(name: &TokenName, config: &Config) -> Result<String, String> {
-    let ledger = open(config)?;
+    let ledger = open(config).await?;
     let (identifier, expires) = resolve(name, &ledger).await?;
     let clock = SystemClock::new();
     let revocation = NewRevocation {
@@ -111,10 +120,7 @@ async fn revoke(name: &TokenName, config: &Config) -> Result<String, String> {
     }
 }
 
-async fn resolve(
-    name: &TokenName,
-    ledger: &SqliteLedger,
-) -> Result<(Identifier, Validity), String> {
+async fn resolve(name: &TokenName, ledger: &AnyLedger) -> Result<(Identifier, Validity), String> {
     let named = identifier_of(name)?;
     let by = match (named, name.token_id, name.payment_hash) {
         (Some(identifier), ..) => OfferName::PaymentHash(identifier.payment_hash),
@@ -161,7 +167,7 @@ fn identifier_of(name: &TokenName) -> Result<Option<Identifier>, String> {
 }
 
 async fn rotate(config: Config) -> Result<String, String> {
-    let ledger = open(&config)?;
+    let ledger = open(&config).await?;
     let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
     let keys = MasterKeys::new(config.master_keys, config.master_key_file);
     let key = keys
@@ -193,7 +199,7 @@ async fn rotate(config: Config) -> Result<String, String> {
 }
 
 async fn list(config: &Config) -> Result<String, String> {
-    let ledger = open(config)?;
+    let ledger = open(config).await?;
     let snapshot = ledger.snapshot().await.map_err(|error| error.to_string());
     let told = match &snapshot {
         Ok(snapshot) => described(&ledger, &snapshot.generations).await,
@@ -209,14 +215,16 @@ async fn list(config: &Config) -> Result<String, String> {
 }
 
 /// One line for each generation: what was issued under it, and what holds it if it is retired.
-async fn described(ledger: &SqliteLedger, generations: &[Generation]) -> String {
+async fn described(ledger: &AnyLedger, generations: &[Generation]) -> String {
     let now = SystemClock::new().now();
     let mut lines = Vec::with_capacity(generations.len());
     for generation in generations {
         let issued = match generation.issued {
             None => "nothing issued".to_owned(),
             Some(Validity::Forever) => "issued tokens without end".to_owned(),
-            Some(Validity::Until(end)) => format!("issued what is valid until {end}"),
+            Some(Validity::Until(end)) => {
+                format!("issued what is valid until {}", end.to_rfc3339())
+            }
         };
         // Only what is retired is held by anything.
         let held = match ledger.generation_use(generation.id, now).await {

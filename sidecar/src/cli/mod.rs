@@ -3,6 +3,7 @@
 mod check;
 mod dev;
 mod health;
+mod ledger;
 mod manage;
 mod refunds;
 mod revoke_key;
@@ -33,6 +34,12 @@ pub struct Cli {
 enum Command {
     /// Serve until SIGTERM.
     Run(ConfigArgs),
+    /// Bring the ledger up to date with this program, or make it; `run` does the same unless
+    /// `ledger.autoMigrate` is false.
+    Migrate(ConfigArgs),
+    /// Whether the ledger adds up, and what is in it for the books.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// Check the sidecar's configuration, a plugin configuration, or both.
     CheckConfig(check::CheckArgs),
     /// Ask a running sidecar whether it is ready; exit status 0 if so.
@@ -93,6 +100,11 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, Vec<ConfigError>> {
+        self.load_as(false)
+    }
+
+    /// `looks_at_files`: those that are read only later must be there too.
+    fn load_as(&self, looks_at_files: bool) -> Result<Config, Vec<ConfigError>> {
         let file = match &self.config {
             None => String::new(),
             Some(path) => std::fs::read_to_string(path).map_err(|error| {
@@ -111,7 +123,36 @@ impl ConfigArgs {
             .into_iter()
             .filter_map(|(path, value)| Some(format!("{path}={}", value.as_ref()?)));
         let flags = self.set.iter().cloned().chain(named).collect();
-        config::load(&Sources { file, flags }, |name| std::env::var(name).ok())
+        // What is no Unicode is no name of ours.
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let sources = Sources {
+            file,
+            flags,
+            variables: variables.collect(),
+            looks_at_files,
+        };
+        let loaded = config::load(&sources, |name| std::env::var(name).ok());
+        loaded.map_err(|errors| self.explained(errors))
+    }
+
+    /// Names the file in errors that are about all of it, and says when there was none.
+    fn explained(&self, mut errors: Vec<ConfigError>) -> Vec<ConfigError> {
+        let Some(file) = &self.config else {
+            let is_missing = |path| errors.iter().any(|error| error.path == path);
+            let none = ConfigError {
+                path: String::new(),
+                problem: "no configuration was given: --config FILE or BOLTGATE_CONFIG".to_owned(),
+            };
+            if is_missing("ledger") && is_missing("lightning") {
+                return vec![none];
+            }
+            errors.insert(0, none);
+            return errors;
+        };
+        for error in errors.iter_mut().filter(|error| error.path.is_empty()) {
+            error.path = file.display().to_string();
+        }
+        errors
     }
 }
 
@@ -119,6 +160,8 @@ impl ConfigArgs {
 pub async fn execute(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(args) => with_config(&args, serve::run).await,
+        Command::Migrate(args) => ledger::migrate(&args).await,
+        Command::Ledger(command) => ledger::execute(command).await,
         Command::CheckConfig(args) => check::check(&args),
         Command::Healthcheck(args) => health::check(&args).await,
         Command::Schema {

@@ -9,14 +9,14 @@ use protocol::hash::PaymentHash;
 
 use super::manage::{open, report};
 use super::{ConfigArgs, with_config};
-use crate::adapters::ledger::sqlite::SqliteLedger;
+use crate::adapters::ledger::AnyLedger;
+use crate::adapters::lightning::dev::DevNode;
 use crate::adapters::lightning::lnd::LndNode;
 use crate::adapters::system::{SystemClock, SystemRandom};
 use crate::app::refunds::replace;
 use crate::config::{Config, LightningConfig};
 use crate::domain::payout::RefundWork;
 use crate::domain::ports::{Clock, Ledger as _, Lightning, RefundLedger as _};
-use crate::run::dev_node;
 
 /// Most lines of a list.
 const MOST: u32 = 1_000;
@@ -61,7 +61,7 @@ pub(super) async fn execute(command: RefundsCommand) -> ExitCode {
 }
 
 async fn list(config: &Config) -> Result<String, String> {
-    let ledger = open(config)?;
+    let ledger = open(config).await?;
     let listed = ledger.unpaid_refunds(MOST).await;
     ledger.close().await;
     let refunds = listed.map_err(|error| error.to_string())?;
@@ -101,11 +101,15 @@ fn age(seconds: u64) -> String {
 }
 
 async fn pay(config: &Config, session: PaymentHash, invoice: &str) -> Result<String, String> {
-    let ledger = open(config)?;
+    let ledger = open(config).await?;
     let clock = Arc::new(SystemClock::new());
     let paid = match config.lightning.clone() {
-        LightningConfig::Dev { invoice_delay, .. } => {
-            let node = dev_node(&config.ledger, invoice_delay, clock, Arc::new(SystemRandom));
+        LightningConfig::Dev {
+            path,
+            invoice_delay,
+            ..
+        } => {
+            let node = DevNode::open(&path, invoice_delay, clock, Arc::new(SystemRandom));
             let node = node.map_err(|error| error.to_string())?;
             pay_by(&ledger, &node, session, invoice).await
         }
@@ -119,7 +123,7 @@ async fn pay(config: &Config, session: PaymentHash, invoice: &str) -> Result<Str
 }
 
 async fn pay_by<N: Lightning>(
-    ledger: &SqliteLedger,
+    ledger: &AnyLedger,
     node: &N,
     session: PaymentHash,
     invoice: &str,

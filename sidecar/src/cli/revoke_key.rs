@@ -32,7 +32,7 @@ pub(super) async fn execute(args: RevokeKeyArgs) -> ExitCode {
 }
 
 async fn revoke(id: u8, yes: bool, config: &Config) -> Result<String, String> {
-    let ledger = open(config)?;
+    let ledger = open(config).await?;
     let clock = SystemClock::new();
     let found = if yes {
         ledger.revoke_generation(id, clock.unix_millis()).await

@@ -52,7 +52,7 @@ fn told(status: &RotationStatus, next: u8) -> String {
         lines.push(format!("nor have {unnamed} others"));
     }
     if lines.is_empty() && status.listening {
-        lines.push("the sidecar runs too short a time to have heard of every filter".to_owned());
+        lines.push("too little time has passed to have heard of every filter".to_owned());
     }
     if lines.is_empty() {
         lines.push("every live filter has acknowledged it; it becomes current now".to_owned());
@@ -86,7 +86,7 @@ mod tests {
             listening: true,
             ..RotationStatus::default()
         };
-        assert!(told(&listening, 7).contains("too short a time"));
+        assert!(told(&listening, 7).contains("too little time"));
         let done = RotationStatus {
             next,
             ..RotationStatus::default()

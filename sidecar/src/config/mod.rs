@@ -6,6 +6,7 @@
 
 pub mod duration;
 mod overlay;
+mod postgres;
 mod read;
 mod secrets;
 mod section;
@@ -21,7 +22,8 @@ use protocol::keys::MasterSecret;
 use serde_yaml_ng::Value;
 use subtle::{Choice, ConstantTimeEq as _};
 
-pub use self::secrets::{read_master_keys, read_tokens};
+pub use self::postgres::PostgresConfig;
+pub use self::secrets::{Password, read_master_keys, read_tokens};
 pub use self::section::ConfigError;
 use self::section::{Problems, Section};
 
@@ -45,8 +47,8 @@ pub struct Config {
     pub master_keys: Vec<MasterSecret>,
     /// Where [`Self::master_keys`] came from, for messages.
     pub master_key_file: Option<PathBuf>,
-    /// The ledger's file.
-    pub ledger: PathBuf,
+    /// The ledger.
+    pub ledger: LedgerConfig,
     /// The node.
     pub lightning: LightningConfig,
     /// Issuance.
@@ -107,11 +109,31 @@ impl BearerTokens {
     }
 }
 
+/// Which ledger.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    /// Where it is.
+    pub store: StoreConfig,
+    /// Whether a schema of an earlier version is brought up to date when it is opened.
+    pub auto_migrate: bool,
+}
+
+/// Where the ledger is.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// A file, for one sidecar.
+    Sqlite(PathBuf),
+    /// A database, for several.
+    Postgres(Box<PostgresConfig>),
+}
+
 /// Which node.
 #[derive(Clone, Debug)]
 pub enum LightningConfig {
     /// The embedded network; no money moves.
     Dev {
+        /// Where its invoices are kept.
+        path: PathBuf,
         /// Its own door, on loopback.
         listen: SocketAddr,
         /// How long each invoice takes.
@@ -191,6 +213,10 @@ pub struct Sources {
     pub file: String,
     /// `path=value` from flags, in order.
     pub flags: Vec<String>,
+    /// Names of all variables of the environment, so that one is found that sets nothing.
+    pub variables: Vec<String>,
+    /// Files that are read only later must be there too.
+    pub looks_at_files: bool,
 }
 
 /// Reads and checks everything. `environment` looks up a variable.
@@ -201,12 +227,15 @@ pub fn load(
     sources: &Sources,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<ConfigError>> {
-    let problems = Problems::default();
+    let problems = Problems::new(sources.looks_at_files);
     let mut tree: Value = serde_yaml_ng::from_str(&sources.file).unwrap_or_else(|error| {
         problems.add("", error);
         Value::Null
     });
     overlay::environment(&mut tree, &environment);
+    for error in overlay::unknown(&sources.variables) {
+        problems.add(&error.path, error.problem);
+    }
     for error in overlay::flags(&mut tree, &sources.flags) {
         problems.add(&error.path, error.problem);
     }

@@ -8,8 +8,8 @@ use protocol::amount::Sat;
 
 use super::section::Section;
 use super::{
-    Config, FiltersConfig, LightningConfig, LogConfig, LogFormat, OffersConfig, RefundsConfig,
-    TlsFiles, duration, secrets,
+    Config, FiltersConfig, LedgerConfig, LightningConfig, LogConfig, LogFormat, OffersConfig,
+    RefundsConfig, StoreConfig, TlsFiles, duration, secrets,
 };
 use crate::adapters::lightning::lnd::LndSettings;
 use crate::domain::payout::{FeeTerms, RefundCaps};
@@ -41,8 +41,8 @@ pub(super) fn everything(
     let (tokens, token_files) = secrets::bearer_tokens(&mut root, environment, &mut warnings);
     let (master_keys, master_key_file) =
         secrets::master_keys(&mut root, environment, &mut warnings);
-    let ledger = ledger(&mut root);
-    let lightning = lightning(&mut root);
+    let ledger = ledger(&mut root, environment, &mut warnings);
+    let lightning = lightning(&mut root, ledger.as_ref());
     let offers = offers(root.section_or_default("offers"));
     let filters = filters(root.section_or_default("filters"));
     let refunds = refunds(root.section_or_default("refunds"));
@@ -95,17 +95,33 @@ fn duration_from(
     value
 }
 
-fn required_path(section: &mut Section, key: &'static str) -> Option<PathBuf> {
-    let path = section.text(key);
+fn required_file(section: &mut Section, key: &'static str) -> Option<PathBuf> {
+    let path = section.file(key);
     if path.is_none() {
         section.problem(key, "is required");
     }
-    path.map(PathBuf::from)
+    path
+}
+
+/// A file that is made when it is not there, in a directory that is.
+fn ledger_path(section: &mut Section) -> Option<PathBuf> {
+    let Some(path) = section.text("path").map(PathBuf::from) else {
+        section.problem("path", "is required");
+        return None;
+    };
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        let problem = format!("there is no directory {}", directory.display());
+        section.problem("path", problem);
+    }
+    Some(path)
 }
 
 fn tls_files(mut section: Section) -> Option<TlsFiles> {
-    let certificate = required_path(&mut section, "certFile");
-    let key = required_path(&mut section, "keyFile");
+    let certificate = required_file(&mut section, "certFile");
+    let key = required_file(&mut section, "keyFile");
     section.finish();
     Some(TlsFiles {
         certificate: certificate?,
@@ -113,7 +129,11 @@ fn tls_files(mut section: Section) -> Option<TlsFiles> {
     })
 }
 
-fn ledger(root: &mut Section) -> Option<PathBuf> {
+fn ledger(
+    root: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
+) -> Option<LedgerConfig> {
     let Some(mut ledger) = root.section("ledger") else {
         root.problem(
             "ledger",
@@ -121,22 +141,34 @@ fn ledger(root: &mut Section) -> Option<PathBuf> {
         );
         return None;
     };
-    let path = match ledger.section("sqlite") {
-        Some(mut sqlite) => {
-            let path = required_path(&mut sqlite, "path");
+    let auto_migrate = ledger.boolean("autoMigrate", true);
+    let sqlite = ledger.section("sqlite");
+    let postgres = ledger.section("postgres");
+    let store = match (sqlite, postgres) {
+        (Some(mut sqlite), None) => {
+            let path = ledger_path(&mut sqlite);
             sqlite.finish();
-            path
+            path.map(StoreConfig::Sqlite)
         }
-        None => {
-            ledger.problem("sqlite", "is required");
+        (None, Some(postgres)) => super::postgres::read(postgres, environment, warnings)
+            .map(|postgres| StoreConfig::Postgres(Box::new(postgres))),
+        (None, None) => {
+            root.problem("ledger", "one of `sqlite` and `postgres` is required");
+            None
+        }
+        (Some(_), Some(_)) => {
+            root.problem("ledger", "only one of `sqlite` and `postgres` can be had");
             None
         }
     };
     ledger.finish();
-    path
+    Some(LedgerConfig {
+        store: store?,
+        auto_migrate,
+    })
 }
 
-fn lightning(root: &mut Section) -> Option<LightningConfig> {
+fn lightning(root: &mut Section, ledger: Option<&LedgerConfig>) -> Option<LightningConfig> {
     let Some(mut section) = root.section("lightning") else {
         root.problem(
             "lightning",
@@ -147,7 +179,7 @@ fn lightning(root: &mut Section) -> Option<LightningConfig> {
     let dev = section.section("dev");
     let lnd = section.section("lnd");
     let config = match (dev, lnd) {
-        (Some(dev), None) => dev_network(dev),
+        (Some(dev), None) => dev_network(dev, ledger),
         (None, Some(lnd)) => lnd_node(lnd),
         (None, None) => {
             root.problem("lightning", "one of `lnd` and `dev` is required");
@@ -162,7 +194,8 @@ fn lightning(root: &mut Section) -> Option<LightningConfig> {
     config
 }
 
-fn dev_network(mut section: Section) -> Option<LightningConfig> {
+fn dev_network(mut section: Section, ledger: Option<&LedgerConfig>) -> Option<LightningConfig> {
+    let path = section.text("path").map(PathBuf::from);
     let listen = address(&mut section, "listen", 9404);
     if !listen.ip().is_loopback() {
         section.problem(
@@ -180,9 +213,22 @@ fn dev_network(mut section: Section) -> Option<LightningConfig> {
     let invoice_delay = duration_setting(&mut section, "invoiceDelay", Duration::ZERO);
     section.finish();
     Some(LightningConfig::Dev {
+        path: path.unwrap_or_else(|| dev_path(ledger)),
         listen,
         invoice_delay,
     })
+}
+
+/// Beside the ledger, if that is a file.
+fn dev_path(ledger: Option<&LedgerConfig>) -> PathBuf {
+    match ledger.map(|ledger| &ledger.store) {
+        Some(StoreConfig::Sqlite(ledger)) => {
+            let mut name = ledger.as_os_str().to_owned();
+            name.push("-dev.db");
+            name.into()
+        }
+        _ => "boltgate-dev.db".into(),
+    }
 }
 
 fn lnd_node(mut section: Section) -> Option<LightningConfig> {
@@ -197,7 +243,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     if endpoint.is_none() {
         section.problem("endpoint", "is required, such as https://127.0.0.1:10009");
     }
-    let tls_certificate_file = section.text("tlsCertFile").map(PathBuf::from);
+    let tls_certificate_file = section.file("tlsCertFile");
     if let Some(endpoint) = &endpoint {
         let is_plain = endpoint.scheme_str() == Some("http");
         if is_plain && !is_loopback(endpoint.host().unwrap_or_default()) {
@@ -210,7 +256,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
             section.problem("tlsCertFile", "is required for https, and useless for http");
         }
     }
-    let macaroon_file = required_path(&mut section, "macaroonFile");
+    let macaroon_file = required_file(&mut section, "macaroonFile");
     let route_hints = section.boolean("routeHints", false);
     let (normal, least) = (Duration::from_secs(5), Duration::from_millis(100));
     let timeout = duration_from(&mut section, "timeout", normal, least);
@@ -224,7 +270,7 @@ fn lnd_node(mut section: Section) -> Option<LightningConfig> {
     }))
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     host == "localhost"
         || host

@@ -1,6 +1,8 @@
 //! Secrets: from files, or from the environment.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::keys::MasterSecret;
 use zeroize::Zeroizing;
@@ -11,6 +13,7 @@ use super::section::Section;
 const TOKEN: &str = "BOLTGATE_TOKEN";
 const TOKEN_PREVIOUS: &str = "BOLTGATE_TOKEN_PREVIOUS";
 const MASTER_KEY: &str = "BOLTGATE_MASTER_KEY";
+const DATABASE_PASSWORD: &str = "BOLTGATE_POSTGRES_PASSWORD";
 
 /// Two, so that the token can be changed while filters still carry the old one.
 const MOST_TOKENS: usize = 2;
@@ -35,7 +38,10 @@ pub(super) fn bearer_tokens(
     let tokens: Vec<String> = variables.filter(|token| !token.is_empty()).collect();
     let read = if !tokens.is_empty() {
         files.clear();
-        checked(tokens)
+        match tokens.iter().all(|token| is_token(token)) {
+            true => Ok(BearerTokens::new(tokens)),
+            false => Err(vec![format!("{TOKEN}: {}", form_of_token())]),
+        }
     } else if files.is_empty() {
         Err(vec![format!(
             "one or two files are required, or {TOKEN} in the environment"
@@ -62,25 +68,21 @@ pub fn read_tokens(files: &[PathBuf]) -> Result<BearerTokens, Vec<String>> {
     let (mut tokens, mut problems) = (Vec::new(), Vec::new());
     for file in files {
         match std::fs::read_to_string(file).map(Zeroizing::new) {
-            Ok(text) => tokens.push(text.trim().to_owned()),
+            Ok(text) if is_token(text.trim()) => tokens.push(text.trim().to_owned()),
+            Ok(_) => problems.push(format!("{}: {}", file.display(), form_of_token())),
             Err(error) => problems.push(format!("{}: {error}", file.display())),
         }
     }
     if problems.is_empty() {
-        checked(tokens)
+        Ok(BearerTokens::new(tokens))
     } else {
         Err(problems)
     }
 }
 
-fn checked(tokens: Vec<String>) -> Result<BearerTokens, Vec<String>> {
-    if tokens.iter().all(|token| is_token(token)) {
-        return Ok(BearerTokens::new(tokens));
-    }
+fn form_of_token() -> String {
     let (least, most) = (TOKEN_LENGTHS.start(), TOKEN_LENGTHS.end());
-    Err(vec![format!(
-        "a token has {least} to {most} printable characters, no spaces"
-    )])
+    format!("a token has {least} to {most} printable characters, no spaces")
 }
 
 fn is_token(token: &str) -> bool {
@@ -126,6 +128,80 @@ fn parse_master_keys(text: &str) -> Result<Vec<MasterSecret>, String> {
     match keys {
         Ok(keys) if !keys.is_empty() => Ok(keys),
         _ => Err("must hold one key of 64 hexadecimal digits per line".to_owned()),
+    }
+}
+
+/// A password that is read anew each time it is needed, if it comes from a file. Never shown.
+#[derive(Clone)]
+pub struct Password(Source);
+
+#[derive(Clone)]
+enum Source {
+    /// There is none.
+    None,
+    /// From the environment.
+    Given(Zeroizing<String>),
+    /// From a file, with what it held last.
+    File(PathBuf, Arc<Mutex<Zeroizing<String>>>),
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+impl Password {
+    /// No password, for a database that asks for none.
+    pub const NONE: Self = Self(Source::None);
+
+    /// What it is now. A file that cannot be read changes nothing.
+    #[must_use]
+    pub fn read(&self) -> Option<Zeroizing<String>> {
+        match &self.0 {
+            Source::None => None,
+            Source::Given(password) => Some(password.clone()),
+            Source::File(file, last) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                match read_password(file) {
+                    Ok(password) => *last = password,
+                    Err(error) => tracing::error!(%error, "the password cannot be read again"),
+                }
+                Some(last.clone())
+            }
+        }
+    }
+}
+
+/// The database's password: from the environment, or from `passwordFile`.
+pub(super) fn database_password(
+    section: &mut Section,
+    environment: &impl Fn(&str) -> Option<String>,
+    warnings: &mut Vec<String>,
+) -> Password {
+    let file = section.text("passwordFile").map(PathBuf::from);
+    warnings.extend(exposed("ledger.postgres.passwordFile", file.as_deref()));
+    let variable = environment(DATABASE_PASSWORD).filter(|text| !text.is_empty());
+    match (variable, file) {
+        (Some(text), _) => Password(Source::Given(Zeroizing::new(text))),
+        (None, None) => Password::NONE,
+        (None, Some(file)) => match read_password(&file) {
+            Ok(password) => Password(Source::File(file, Arc::new(Mutex::new(password)))),
+            Err(problem) => {
+                section.problem("passwordFile", problem);
+                Password::NONE
+            }
+        },
+    }
+}
+
+/// The first line.
+fn read_password(file: &Path) -> Result<Zeroizing<String>, String> {
+    let text = std::fs::read_to_string(file).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+        _ => Err(format!("{}: holds no password", file.display())),
     }
 }
 

@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde_yaml_ng::{Mapping, Value};
@@ -27,20 +30,30 @@ impl fmt::Display for ConfigError {
 }
 
 /// Where all sections of one file put their errors.
-#[derive(Clone, Default)]
-pub(super) struct Problems(Rc<RefCell<Vec<ConfigError>>>);
+#[derive(Clone)]
+pub(super) struct Problems {
+    errors: Rc<RefCell<Vec<ConfigError>>>,
+    looks_at_files: bool,
+}
 
 impl Problems {
+    pub(super) fn new(looks_at_files: bool) -> Self {
+        Self {
+            errors: Rc::default(),
+            looks_at_files,
+        }
+    }
+
     pub(super) fn add(&self, path: &str, problem: impl fmt::Display) {
         let error = ConfigError {
             path: path.to_owned(),
             problem: problem.to_string(),
         };
-        self.0.borrow_mut().push(error);
+        self.errors.borrow_mut().push(error);
     }
 
     pub(super) fn take(&self) -> Vec<ConfigError> {
-        self.0.take()
+        self.errors.take()
     }
 }
 
@@ -116,6 +129,17 @@ impl Section {
                 None
             }
         }
+    }
+
+    /// A file that will be read; where that is asked for, one that cannot be is a problem.
+    pub(super) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
+        let path = PathBuf::from(self.text(key)?);
+        if self.problems.looks_at_files
+            && let Err(error) = readable(&path)
+        {
+            self.problem(key, format!("{}: {error}", path.display()));
+        }
+        Some(path)
     }
 
     /// Text that `parse` understands.
@@ -208,6 +232,14 @@ impl Section {
             self.problems.add(&self.path_of(&name), problem);
         }
     }
+}
+
+fn readable(path: &Path) -> io::Result<()> {
+    let found = File::open(path)?.metadata()?;
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(())
 }
 
 const fn kind(value: &Value) -> &'static str {

@@ -18,7 +18,7 @@ fn environment<'a>(pairs: &'a [(&str, &str)]) -> impl Fn(&str) -> Option<String>
 fn sources(file: &str) -> Sources {
     Sources {
         file: file.to_owned(),
-        flags: Vec::new(),
+        ..Sources::default()
     }
 }
 
@@ -129,7 +129,15 @@ fn flags_go_over_the_environment_and_that_over_the_file() {
         ("BOLTGATE_OFFERS_PER_SECOND", "2"),
     ];
     let flags = vec!["offers.burst=3".to_owned()];
-    let config = load(&Sources { file, flags }, environment(&variables)).unwrap();
+    let config = load(
+        &Sources {
+            file,
+            flags,
+            ..Sources::default()
+        },
+        environment(&variables),
+    )
+    .unwrap();
     assert_eq!(
         (
             config.offers.burst,
@@ -157,7 +165,7 @@ fn a_secret_that_is_missing_or_too_short_is_named_and_never_shown() {
     assert!(
         found
             .iter()
-            .any(|e| e.starts_with("tokenFiles: a token has 16")),
+            .any(|e| e.starts_with("tokenFiles: ") && e.contains("/short: a token has 16")),
         "{found:?}"
     );
     assert!(
@@ -171,6 +179,51 @@ fn a_secret_that_is_missing_or_too_short_is_named_and_never_shown() {
         panic!("accepted")
     };
     assert!(found[0].to_string().contains("BOLTGATE_TOKEN"));
+}
+
+#[test]
+fn files_that_are_missing_are_all_named_when_they_are_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().join("there");
+    std::fs::write(&there, "x").unwrap();
+    let gone = dir.path().join("gone");
+    let (there, gone, folder) = (there.display(), gone.display(), dir.path().display());
+    let file = format!(
+        "masterKeyFile: '{gone}'\nledger: {{ sqlite: {{ path: '{gone}/l.db' }} }}\n\
+         tls: {{ certFile: '{gone}', keyFile: '{folder}' }}\n\
+         lightning: {{ lnd: {{ endpoint: 'https://lnd:1', tlsCertFile: '{gone}', \
+         macaroonFile: '{gone}' }} }}\n"
+    );
+    let paths = |file: &str, looks_at_files| {
+        let sources = Sources {
+            looks_at_files,
+            ..sources(file)
+        };
+        let errors = load(&sources, environment(&[])).err().unwrap_or_default();
+        let mut paths: Vec<_> = errors.into_iter().map(|error| error.path).collect();
+        paths.sort();
+        paths
+    };
+    let always = ["ledger.sqlite.path", "masterKeyFile"];
+    assert_eq!(paths(&file, false), always);
+    let all = [
+        "ledger.sqlite.path",
+        "lightning.lnd.macaroonFile",
+        "lightning.lnd.tlsCertFile",
+        "masterKeyFile",
+        "tls.certFile",
+        "tls.keyFile",
+    ];
+    assert_eq!(paths(&file, true), all);
+    let good = file
+        .replace("masterKeyFile", "# ")
+        .replace(&format!("{gone}/l.db"), &format!("{folder}/l.db"))
+        .replace(&gone.to_string(), &there.to_string())
+        .replace(
+            &format!("keyFile: '{folder}'"),
+            &format!("keyFile: '{there}'"),
+        );
+    assert_eq!(paths(&good, true), [""; 0]);
 }
 
 #[cfg(unix)]
@@ -215,6 +268,26 @@ fn sections(schema: &Json, path: &str, out: &mut BTreeMap<String, BTreeSet<Strin
 }
 
 #[test]
+fn every_setting_of_the_schema_has_a_variable() {
+    let schema: Json = serde_json::from_str(SCHEMA).unwrap();
+    let mut described = BTreeMap::new();
+    sections(&schema, "", &mut described);
+    for (path, names) in &described {
+        for name in names {
+            let setting = match path.as_str() {
+                "" => name.clone(),
+                path => format!("{path}.{name}"),
+            };
+            if described.contains_key(&setting) {
+                continue;
+            }
+            let variables = vec![overlay::variable(&setting)];
+            assert_eq!(overlay::unknown(&variables), [], "{setting}");
+        }
+    }
+}
+
+#[test]
 fn the_schema_has_exactly_the_settings_that_are_read() {
     let schema: Json = serde_json::from_str(SCHEMA).unwrap();
     let mut described = BTreeMap::new();
@@ -228,8 +301,8 @@ fn the_schema_has_exactly_the_settings_that_are_read() {
         let flags = vec![format!("{key}=1")];
         let Err(found) = load(
             &Sources {
-                file: String::new(),
                 flags,
+                ..Sources::default()
             },
             environment(&[]),
         ) else {
@@ -256,7 +329,9 @@ fn the_schema_accepts_what_the_program_accepts() {
         offers: { invoiceExpiry: 5m, burst: 7 }\n\
         refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
-    for text in [SMALLEST, all] {
+    let database = "ledger: { autoMigrate: false, postgres: { url: 'postgres://u@localhost/b', \
+        poolSize: 20, plainTcp: mesh } }\nlightning: { dev: { path: dev.db } }\n";
+    for text in [SMALLEST, all, database] {
         assert!(load(&sources(text), environment(&[])).is_ok(), "{text}");
         let value: Json = serde_yaml_ng::from_str(text).unwrap();
         assert!(validator.is_valid(&value), "{text}");

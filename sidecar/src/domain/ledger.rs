@@ -74,6 +74,23 @@ pub struct GenerationUse {
     pub sessions: u64,
 }
 
+/// Work that one of several sidecars on one store does for all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Duty {
+    /// What expired leaves store and node.
+    Sweep,
+}
+
+impl Duty {
+    /// Its name in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
 /// Why the ledger did not do it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -87,6 +104,17 @@ pub enum LedgerError {
         /// Version of the store.
         found: i64,
         /// Newest version known here.
+        known: i64,
+    },
+    /// The store is made by an older version of this program, and it is not to be changed now.
+    #[error(
+        "ledger has schema version {found}; this program needs {known}: bring it up to date with \
+         `boltgate migrate`"
+    )]
+    TooOld {
+        /// Version of the store.
+        found: i64,
+        /// Version needed here.
         known: i64,
     },
     /// The file is something else.

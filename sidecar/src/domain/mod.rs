@@ -3,6 +3,7 @@
 //! Nothing here names a runtime, a database, a web server or a gRPC library; those live in
 //! [`crate::adapters`] and [`crate::http`], which depend on this module and never the reverse.
 
+pub mod books;
 pub mod claim;
 pub mod deny_list;
 pub mod invoice;

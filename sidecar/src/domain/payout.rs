@@ -7,7 +7,7 @@ use protocol::amount::{Msat, Sat};
 use super::ports::{Random, RandomError};
 use super::refund::{RefundRow, RefundState};
 
-/// Random name of one process that pays refunds.
+/// Random name of one process that sweeps and pays refunds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WorkerId(pub [u8; 16]);
 
@@ -56,6 +56,17 @@ impl Payout {
         Self {
             sent: Sat::new(amount.saturating_sub(borne)).unwrap_or(Sat::ZERO),
             fee_limit: Sat::new(limit).unwrap_or(Sat::ZERO).to_msat(),
+        }
+    }
+
+    /// The first try of the same: all of it, as long as routing costs no more than the session
+    /// spent.
+    #[must_use]
+    pub fn whole(amount: Sat, spent: Sat, terms: FeeTerms) -> Self {
+        let limit = Self::of(amount, spent, terms).fee_limit;
+        Self {
+            sent: amount,
+            fee_limit: limit.min(spent.to_msat()),
         }
     }
 
@@ -177,6 +188,20 @@ mod tests {
         assert_eq!(payout(1_000, 0), (990, 10_000));
         assert_eq!(payout(100, 0), (95, 5_000));
         assert_eq!(payout(101, 0), (96, 5_000), "1.01 is less than the least");
+    }
+
+    #[test]
+    fn at_first_all_of_it_is_sent_for_no_more_than_was_earned() {
+        let terms = FeeTerms {
+            percent: 1,
+            least: Sat::new(5).unwrap(),
+        };
+        let sat = |sat| Sat::new(sat).unwrap();
+        for (amount, spent, limit) in [(1_000, 500, 10), (1_000, 4, 4), (100, 0, 0), (100, 7, 5)] {
+            let payout = Payout::whole(sat(amount), sat(spent), terms);
+            assert_eq!(payout.sent, sat(amount));
+            assert_eq!(payout.fee_limit, sat(limit).to_msat());
+        }
     }
 
     #[test]

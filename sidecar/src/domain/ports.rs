@@ -1,5 +1,6 @@
 //! What the use cases need of the world. Adapters implement these traits.
 
+mod books;
 mod refunds;
 mod sessions;
 
@@ -15,11 +16,15 @@ use super::deny_list::Version;
 use super::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
 };
-use super::keys::NewKey;
-use super::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot};
+use super::keys::{FilterHeard, NewKey};
+use super::ledger::{
+    Duty, GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
+};
 use super::offer::{OfferRow, Sale};
 use super::payment::{PaymentOrder, PaymentState};
+use super::payout::WorkerId;
 
+pub use self::books::BooksLedger;
 pub use self::refunds::RefundLedger;
 
 /// What time it is.
@@ -155,7 +160,7 @@ pub trait Lightning: Send + Sync + 'static {
 ///
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
-pub trait Ledger: SessionLedger + RefundLedger {
+pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 
@@ -294,6 +299,24 @@ pub trait Ledger: SessionLedger + RefundLedger {
         times: ClaimTimes,
         limit: u32,
     ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
+
+    /// Tells the other sidecars on this store which filters this one has heard, and gives all that
+    /// any of them has heard within `window`, by the store's clock. `None`: this store serves one
+    /// sidecar only.
+    fn share_filters(
+        &self,
+        heard: Vec<FilterHeard>,
+        window: Duration,
+    ) -> impl Future<Output = Result<Option<Vec<FilterHeard>>, LedgerError>> + Send;
+
+    /// Whether `duty` is this process's for so much `time` from now on. It stays with who asks
+    /// again before that is over, and goes to whoever asks after.
+    fn take_duty(
+        &self,
+        duty: Duty,
+        process: WorkerId,
+        time: Duration,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
 
     /// Writes what is pending and lets go of the store. Later calls fail.
     fn close(&self) -> impl Future<Output = ()> + Send;

@@ -35,7 +35,7 @@ const MOST_NAMED: usize = 20;
 pub struct RotationStatus {
     /// The generation that is to become current; nothing else counts if there is none.
     pub next: Option<u8>,
-    /// The sidecar runs too short a time to have heard of every filter.
+    /// Too little time has passed to have heard of every filter.
     pub listening: bool,
     /// How many live filters have not acknowledged it.
     pub behind: usize,

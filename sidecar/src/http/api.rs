@@ -38,6 +38,7 @@ use super::charges;
 use super::problem::ApiProblem;
 use super::sessions;
 use super::silence::Proof;
+use super::strangers::{Peer, Strangers};
 use crate::app::App;
 use crate::config::BearerTokens;
 use crate::domain::ports::{Ledger, Lightning};
@@ -56,6 +57,8 @@ pub struct ApiState<L, N> {
     pub app: Arc<App<L, N>>,
     /// Who may ask at present.
     pub tokens: watch::Receiver<BearerTokens>,
+    /// Who asked without being one of them.
+    pub strangers: Strangers,
 }
 
 /// The routes.
@@ -115,6 +118,8 @@ async fn guard<L: Ledger, N: Lightning>(
         let answered = tokio::time::timeout(DEADLINE, next.run(request)).await;
         answered.unwrap_or_else(|_| ApiProblem::unavailable("took too long").into_response())
     } else {
+        let peer = request.extensions().get::<Peer>();
+        state.strangers.refused(peer.copied());
         ApiProblem::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",

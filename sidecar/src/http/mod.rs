@@ -8,4 +8,5 @@ mod problem;
 pub mod serve;
 mod sessions;
 pub mod silence;
+pub mod strangers;
 pub mod tls;

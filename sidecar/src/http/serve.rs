@@ -17,11 +17,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::silence::{Proof, Silence};
+use super::strangers::Peer;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Also the longest that a connection stays open between two requests; long, since a filter's
@@ -79,9 +80,9 @@ impl Door {
     pub async fn serve(self, stop: CancellationToken, patience: Duration) {
         let connections = GracefulShutdown::new();
         let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-        while let Some((stream, permit)) = self.accept(&stop, &permits).await {
+        while let Some((stream, peer, permit)) = self.accept(&stop, &permits).await {
             let proof = Proof::default();
-            let service = self.service(proof.clone());
+            let service = self.service(proof.clone(), Peer(peer));
             let (watcher, silence) = (connections.watcher(), self.silence);
             let tls = self.tls.as_ref().map(|tls| tls.borrow().clone());
             tokio::spawn(async move {
@@ -111,10 +112,11 @@ impl Door {
         }
     }
 
-    /// What answers on one connection, whose requests carry its proof.
+    /// What answers on one connection, whose requests carry its proof and its other end.
     fn service(
         &self,
         proof: Proof,
+        peer: Peer,
     ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
     + Send
     + 'static
@@ -126,6 +128,7 @@ impl Door {
                 proof.give();
             }
             request.extensions_mut().insert(proof.clone());
+            request.extensions_mut().insert(peer);
             router.call(request)
         })
     }
@@ -134,12 +137,12 @@ impl Door {
         &self,
         stop: &CancellationToken,
         permits: &Arc<Semaphore>,
-    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let next = async {
             let permit = Arc::clone(permits).acquire_owned().await.ok()?;
             loop {
                 match self.listener.accept().await {
-                    Ok((stream, _)) => return Some((stream, permit)),
+                    Ok((stream, peer)) => return Some((stream, peer, permit)),
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");
                         tokio::time::sleep(ACCEPT_AGAIN).await;

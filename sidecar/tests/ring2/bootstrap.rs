@@ -10,7 +10,11 @@ use sidecar::domain::ledger::NewRevocation;
 use sidecar::domain::offer::Validity;
 use sidecar::domain::ports::{Clock as _, Ledger as _};
 
-use crate::support::{PREVIOUS, Sidecar, VM, eventually, wish};
+use crate::support::{PREVIOUS, Sidecar, Store, VM, eventually, on_each_ledger, wish};
+
+on_each_ledger! {
+    a_revocation_written_to_the_ledger_by_another_process_is_seen_within_a_second,
+}
 
 #[tokio::test]
 async fn a_new_filter_gets_everything_and_then_only_changes() {
@@ -22,11 +26,12 @@ async fn a_new_filter_gets_everything_and_then_only_changes() {
     assert!(sidecar.api.bootstrap(Some(&first.version)).await.is_none());
 }
 
-#[tokio::test]
-async fn a_revocation_written_to_the_ledger_by_another_process_is_seen_within_a_second() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_revocation_written_to_the_ledger_by_another_process_is_seen_within_a_second(
+    store: Store,
+) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let first = sidecar.api.bootstrap(None).await.unwrap();
-    let other = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let other = sidecar.open_ledger().await;
     let clock = SystemClock::new();
     let revocation = NewRevocation {
         identifier_hash: [7; 32],

@@ -1,4 +1,4 @@
-//! The sidecar over real HTTP, with a real SQLite file and the dev network, or with a small fake
+//! The sidecar over real HTTP, with a real ledger and the dev network, or with a small fake
 //! of LND's gRPC interface.
 
 // The helpers between the tests are tests, too.
@@ -21,5 +21,6 @@ mod refunds;
 mod session_client;
 mod session_refusals;
 mod sessions;
+mod several;
 mod support;
 mod transport;

@@ -8,13 +8,19 @@ use protocol::hash::Preimage;
 use protocol::keys::L402Keys;
 use protocol::l402::{Credential, Target, verify};
 use protocol::time::UnixSeconds;
-use sidecar::adapters::ledger::sqlite::SqliteLedger;
 use sidecar::adapters::system::SystemClock;
 use sidecar::domain::offer::LATE_PAYMENT_SECONDS;
 use sidecar::domain::ports::{Clock as _, Ledger as _};
 use tempfile::TempDir;
 
-use crate::support::{Sidecar, eventually, template, wish, wish_of};
+use crate::support::{Sidecar, Store, eventually, on_each_ledger, template, wish, wish_of};
+
+on_each_ledger! {
+    a_paid_offer_is_a_token_that_a_filter_accepts_for_at_least_its_lifetime,
+    a_sale_is_recorded_with_what_was_paid,
+    no_two_offers_share_an_invoice_under_load,
+    outstanding_invoices_are_bounded_also_at_the_node,
+}
 
 /// Verifies as a filter does; the end of the token.
 pub(crate) fn verified(
@@ -44,9 +50,8 @@ pub(crate) fn verified(
     Ok(grant.valid_until)
 }
 
-#[tokio::test]
-async fn a_paid_offer_is_a_token_that_a_filter_accepts_for_at_least_its_lifetime() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_paid_offer_is_a_token_that_a_filter_accepts_for_at_least_its_lifetime(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let offer = sidecar.api.offers(1).await.offers.remove(0);
     let preimage = sidecar.pay(&offer.invoice).await.unwrap();
     assert_eq!(
@@ -65,14 +70,13 @@ async fn a_paid_offer_is_a_token_that_a_filter_accepts_for_at_least_its_lifetime
     assert!(verified(&bootstrap, &offer, &wrong).is_err());
 }
 
-#[tokio::test]
-async fn a_sale_is_recorded_with_what_was_paid() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_sale_is_recorded_with_what_was_paid(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let offers = sidecar.api.collect(2).await;
     sidecar.pay(&offers[0].invoice).await.unwrap();
     let paid_again = sidecar.pay(&offers[0].invoice).await;
     assert_eq!(paid_again, Err("invoice is already paid".to_owned()));
-    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let ledger = sidecar.open_ledger().await;
     let sales = eventually("the sale", async || {
         Some(ledger.sales(UnixSeconds(0), 10).await.unwrap()).filter(|sales| !sales.is_empty())
     })
@@ -86,9 +90,8 @@ async fn a_sale_is_recorded_with_what_was_paid() {
     assert_eq!(sales[0].scheme.as_str(), "l402");
 }
 
-#[tokio::test]
-async fn no_two_offers_share_an_invoice_under_load() {
-    let sidecar = Sidecar::dev("").await;
+async fn no_two_offers_share_an_invoice_under_load(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..64 {
         let api = sidecar.api;
@@ -151,9 +154,8 @@ async fn all_clients_together_are_limited() {
     assert!((10..=13).contains(&issued), "{issued}");
 }
 
-#[tokio::test]
-async fn outstanding_invoices_are_bounded_also_at_the_node() {
-    let sidecar = Sidecar::dev("offers: { maxOutstanding: 25 }").await;
+async fn outstanding_invoices_are_bounded_also_at_the_node(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "offers: { maxOutstanding: 25 }").await;
     let mut issued = 0;
     // What is being counted anew may be counted twice for a moment, so the end may come late.
     eventually("as many as may be", async || {

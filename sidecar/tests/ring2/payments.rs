@@ -19,6 +19,7 @@ use sidecar::domain::ports::{Lightning as _, LightningError};
 use tempfile::TempDir;
 
 use crate::fake_lnd::{FakeLnd, Mode, Routing};
+use crate::support::eventually;
 
 /// An invoice of some buyer's node.
 pub(crate) fn return_invoice(n: u8, amount: Option<u64>, expiry: Duration) -> String {
@@ -224,7 +225,13 @@ async fn a_node_that_is_away_or_forbids_it_is_told_from_one_that_refuses() {
     });
     assert_eq!(node.track(HASH).await, timeout);
     serving.kill().await;
-    is(node.track(HASH).await, NodeStatus::Unreachable);
+    eventually("a node that is not there", async || {
+        let state = node.track(HASH).await;
+        matches!(state, Err(LightningError::Unavailable { status, .. })
+            if status == NodeStatus::Unreachable)
+        .then_some(())
+    })
+    .await;
     assert!(lnd.send_requests().is_empty());
 }
 

@@ -7,7 +7,9 @@ mod replaced;
 use std::path::Path;
 use std::time::Duration;
 
+use protocol::api::session::{CloseRequest, OpenRequest, OpenResult};
 use protocol::hash::PaymentHash;
+use protocol::lease::Report;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use sidecar::adapters::ledger::sqlite::SqliteLedger;
@@ -20,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::fake_lnd::{FakeLnd, Routing, Serving};
 use crate::payments::return_invoice;
+use crate::session_client::{Buyer, open_of, opened, report};
 use crate::support::{Sidecar, eventually};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -172,11 +175,34 @@ async fn what_is_owed_is_paid_once_with_limits_and_shown() {
 
 #[tokio::test]
 async fn fees_beyond_what_was_earned_come_out_of_the_refund() {
-    let shop = Shop::owing("", |ledger, _| owe(ledger, 1, 1_000, 3)).await;
+    let shop = Shop::owing("", |ledger, lnd| {
+        lnd.route(Routing::Arrive { fee_msat: 3_001 });
+        owe(ledger, 1, 1_000, 3);
+    })
+    .await;
     let work = shop.refund_is(1, RefundState::Succeeded).await;
     assert_eq!(work.refund.amount.get(), 1_000);
     assert_eq!(work.payout.unwrap().sent.get(), 993);
-    assert_eq!(shop.lnd.arrived(), [(hash(1), 993_000, 0)]);
+    assert_eq!(shop.lnd.arrived(), [(hash(1), 993_000, 3_001)]);
+    let tried: Vec<_> = shop
+        .lnd
+        .send_requests()
+        .iter()
+        .map(|asked| (asked.amt_msat, asked.fee_limit_msat))
+        .collect();
+    assert_eq!(tried, [(1_000_000, 3_000), (993_000, 10_000)]);
+}
+
+#[tokio::test]
+async fn all_of_the_rest_goes_back_where_routing_costs_no_more_than_was_earned() {
+    let shop = Shop::owing("", |ledger, lnd| {
+        lnd.route(Routing::Arrive { fee_msat: 3_000 });
+        owe(ledger, 1, 1_000, 3);
+    })
+    .await;
+    let work = shop.refund_is(1, RefundState::Succeeded).await;
+    assert_eq!(work.payout.unwrap().sent.get(), 1_000);
+    assert_eq!(shop.lnd.arrived(), [(hash(1), 1_000_000, 3_000)]);
 }
 
 #[tokio::test]
@@ -234,15 +260,16 @@ async fn a_failure_is_followed_by_another_attempt() {
         lnd.route(Routing::Fail(failure));
     })
     .await;
-    eventually("a first attempt", async || {
+    eventually("two attempts", async || {
         let work = shop.refund(1).await.refund;
         let why = work.failure.as_deref();
-        (why == Some("insufficient_balance") && work.state == RefundState::Pending).then_some(())
+        let is_told = why == Some("insufficient_balance");
+        (is_told && work.state == RefundState::Pending && work.attempts == 2).then_some(())
     })
     .await;
     shop.lnd.route(Routing::Arrive { fee_msat: 0 });
     let work = shop.refund_is(1, RefundState::Succeeded).await;
-    assert_eq!((work.refund.attempts, work.refund.failure), (2, None));
+    assert_eq!((work.refund.attempts, work.refund.failure), (3, None));
 }
 
 #[tokio::test]
@@ -277,7 +304,7 @@ async fn an_expired_return_invoice_needs_a_human() {
 }
 
 #[tokio::test]
-async fn the_dev_network_pays_back_what_it_was_paid() {
+async fn a_close_is_answered_with_what_the_dev_network_paid_back() {
     let sidecar = Sidecar::dev("").await;
     let door = sidecar.dev.unwrap();
     let ask = async |path: &str, body: Option<Value>| -> Value {
@@ -287,25 +314,36 @@ async fn the_dev_network_pays_back_what_it_was_paid() {
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str(&answer.body).unwrap()
     };
-    let offer = sidecar.api.offers(1).await.offers.remove(0);
-    sidecar.pay(&offer.invoice).await.unwrap();
     let made = ask("/invoices", Some(json!({}))).await;
-    let invoice = made["invoice"].as_str().unwrap();
     let path = format!("/invoices/{}", made["payment_hash"].as_str().unwrap());
     assert_eq!(ask(&path, None).await["state"], "open");
 
-    let payee: lightning_invoice::Bolt11Invoice = offer.invoice.parse().unwrap();
-    let node = payee.recover_payee_pub_key().serialize();
-    owe_by(&sidecar.ledger(), node, 1, 7, 100, invoice);
-    refund_is(&sidecar.ledger(), 1, RefundState::Succeeded).await;
+    let buyer = Buyer::new(&sidecar).await;
+    let opening = OpenRequest {
+        return_invoice: made["invoice"].as_str().unwrap().to_owned(),
+        ..open_of(&buyer.offer, 1)
+    };
+    let answer = opened(sidecar.api, &opening).await;
+    assert_eq!(answer.result, OpenResult::Opened);
+    let closing = CloseRequest {
+        lease: Some(Report {
+            used: 2,
+            release: true,
+            ..report(buyer.id, 1)
+        }),
+        ..buyer.close(9)
+    };
+    let answer = buyer.closed(sidecar.api, &closing).await;
+    assert_eq!(answer.refund_sats, 98);
+    assert_eq!(answer.refund_status, "succeeded");
     let received = ask(&path, None).await;
-    assert_eq!(
-        received,
-        json!({ "state": "settled", "received_msat": 7_000 })
-    );
+    let expected = json!({ "state": "settled", "received_msat": 98_000 });
+    assert_eq!(received, expected);
     let stats = ask("/stats", None).await;
     assert_eq!(
-        (&stats["sent"], &stats["sent_msat"]),
-        (&json!(1), &json!(7_000))
+        (&stats["paid_msat"], &stats["sent"], &stats["sent_msat"]),
+        (&json!(100_000), &json!(1), &json!(98_000))
     );
+    let repeated = buyer.closed(sidecar.api, &closing).await;
+    assert_eq!(repeated.refund_sats, 98);
 }

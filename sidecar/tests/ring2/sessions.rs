@@ -7,26 +7,33 @@ use protocol::api::session::{
 use protocol::hash::PaymentHash;
 use protocol::lease::{AccountState, Report};
 use serde_json::{Value, json};
-use sidecar::adapters::ledger::sqlite::SqliteLedger;
 use sidecar::domain::ports::SessionLedger as _;
 use sidecar::domain::session::SessionState;
 use tempfile::TempDir;
 
-use crate::process::{Program, write_config};
+use crate::process::{Program, write_config_on};
 use crate::session_client::{
     Buyer, DEPOSIT, closes, offer, open_of, opened, post, report, say, top_up_of,
 };
-use crate::support::{Api, Sidecar, eventually, pay};
+use crate::support::{Api, Sidecar, Store, eventually, on_each_ledger, pay};
+
+on_each_ledger! {
+    a_session_from_its_deposit_to_its_refund,
+    a_close_waits_for_leases_and_not_for_the_dead,
+    many_leases_at_once_never_share_more_than_there_is,
+    of_many_opens_and_top_ups_with_one_payment_one_is_credited,
+    a_session_that_nobody_uses_is_closed_and_one_in_use_is_not,
+    a_kill_keeps_balances_leases_and_what_was_answered,
+}
 
 async fn state(sidecar: &Sidecar, id: PaymentHash) -> (SessionState, u64, u64) {
-    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let ledger = sidecar.open_ledger().await;
     let row = ledger.find_session(id).await.unwrap().unwrap();
     (row.state, row.deposited.get(), row.spent.get())
 }
 
-#[tokio::test]
-async fn a_session_from_its_deposit_to_its_refund() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_session_from_its_deposit_to_its_refund(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let buyer = Buyer::new(&sidecar).await;
     let opening = open_of(&buyer.offer, 1);
     let first = opened(sidecar.api, &opening).await;
@@ -174,9 +181,8 @@ async fn money_that_arrives_while_an_open_waits_is_credited() {
     .await;
 }
 
-#[tokio::test]
-async fn a_close_waits_for_leases_and_not_for_the_dead() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_close_waits_for_leases_and_not_for_the_dead(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let (api, buyer) = (sidecar.api, Buyer::opened(&sidecar).await);
     for holder in [1, 2] {
         let ask = Report {
@@ -216,9 +222,8 @@ async fn a_close_waits_for_leases_and_not_for_the_dead() {
     assert_eq!(row, (SessionState::Closed, DEPOSIT, 4));
 }
 
-#[tokio::test]
-async fn many_leases_at_once_never_share_more_than_there_is() {
-    let sidecar = Sidecar::dev("").await;
+async fn many_leases_at_once_never_share_more_than_there_is(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let (api, buyer) = (sidecar.api, Buyer::opened(&sidecar).await);
     let mut tasks = tokio::task::JoinSet::new();
     for holder in 1..=64 {
@@ -236,9 +241,8 @@ async fn many_leases_at_once_never_share_more_than_there_is() {
     assert_eq!(granted, DEPOSIT);
 }
 
-#[tokio::test]
-async fn of_many_opens_and_top_ups_with_one_payment_one_is_credited() {
-    let sidecar = Sidecar::dev("").await;
+async fn of_many_opens_and_top_ups_with_one_payment_one_is_credited(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let (api, other) = (sidecar.api, Buyer::opened(&sidecar).await);
     let buyer = Buyer::new(&sidecar).await;
     let mut tasks = tokio::task::JoinSet::new();
@@ -264,16 +268,15 @@ async fn of_many_opens_and_top_ups_with_one_payment_one_is_credited() {
         [(1, 0), (0, 12)].contains(&(made, credited)),
         "{made} {credited}"
     );
-    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let ledger = sidecar.open_ledger().await;
     let own = ledger.find_session(buyer.id).await.unwrap();
     let own = own.map_or(0, |row| row.deposited.get());
     let (_, others, _) = state(&sidecar, other.id).await;
     assert_eq!(own + others, 2 * DEPOSIT);
 }
 
-#[tokio::test]
-async fn a_session_that_nobody_uses_is_closed_and_one_in_use_is_not() {
-    let sidecar = Sidecar::dev("").await;
+async fn a_session_that_nobody_uses_is_closed_and_one_in_use_is_not(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
     let (idle, busy) = (Buyer::new(&sidecar).await, Buyer::new(&sidecar).await);
     for (buyer, n) in [(&idle, 1), (&busy, 2)] {
         let mut open = open_of(&buyer.offer, n);
@@ -292,15 +295,14 @@ async fn a_session_that_nobody_uses_is_closed_and_one_in_use_is_not() {
     assert_eq!(sidecar.metric(stopped).await, Some(1.0));
     let answer = idle.closed(sidecar.api, &idle.close(9)).await;
     assert_eq!(closes(&answer), (CloseResult::AlreadyClosed, 0, ""));
-    let ledger = SqliteLedger::open(&sidecar.ledger()).unwrap();
+    let ledger = sidecar.open_ledger().await;
     let ending = ledger.ending(idle.id).await.unwrap().unwrap();
     assert!(ending.refund.is_some(), "its rest goes back");
 }
 
-#[tokio::test]
-async fn a_kill_keeps_balances_leases_and_what_was_answered() {
+async fn a_kill_keeps_balances_leases_and_what_was_answered(store: Store) {
     let dir = TempDir::new().unwrap();
-    write_config(dir.path());
+    write_config_on(&store, dir.path());
     let program = Program::start(dir.path()).await;
     let (api, dev) = (program.api, program.dev);
     let deposit = async |api: Api| {
@@ -349,7 +351,7 @@ async fn a_kill_keeps_balances_leases_and_what_was_answered() {
         tokio::spawn(connection);
         sender.send_request(request).await.is_ok()
     });
-    let ledger = SqliteLedger::open(&dir.path().join("ledger.db")).unwrap();
+    let ledger = store.open(dir.path()).await;
     eventually("the close has begun", async || {
         let row = ledger.find_session(id).await.unwrap().unwrap();
         (row.state != SessionState::Open).then_some(())

@@ -1,7 +1,7 @@
 //! A sidecar in this process, a client for it, and waiting.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -13,6 +13,7 @@ use protocol::api::{
 };
 use serde_json::Value;
 use sidecar::Running;
+use sidecar::adapters::ledger::AnyLedger;
 use sidecar::config::{self, Sources};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -22,6 +23,64 @@ pub(crate) const TOKEN: &str = "ring2-bearer-token-1";
 pub(crate) const PREVIOUS: &str = "ring2-bearer-token-0";
 pub(crate) const VM: &str = "0123456789abcdef0123456789abcdef";
 
+/// Which ledger a test runs on.
+#[derive(Clone, Debug)]
+pub(crate) enum Store {
+    /// `ledger.db` in the test's folder.
+    Sqlite,
+    /// A database of the test's own, by its URL.
+    Postgres(String),
+}
+
+impl Store {
+    /// An empty database.
+    pub(crate) async fn postgres() -> Self {
+        let made = tokio::task::spawn_blocking(test_postgres::database);
+        Self::Postgres(made.await.unwrap().unwrap())
+    }
+
+    /// The setting.
+    pub(crate) fn yaml(&self, dir: &Path) -> String {
+        match self {
+            Self::Sqlite => {
+                let path = dir.join("ledger.db");
+                format!("ledger: {{ sqlite: {{ path: '{}' }} }}", path.display())
+            }
+            Self::Postgres(url) => format!("ledger: {{ postgres: {{ url: '{url}' }} }}"),
+        }
+    }
+
+    /// The ledger beside the sidecar that serves from it.
+    pub(crate) async fn open(&self, dir: &Path) -> AnyLedger {
+        let yaml = format!("{}\nlightning: {{ dev: {{}} }}\n", self.yaml(dir));
+        AnyLedger::open(&load(&yaml).ledger).await.unwrap()
+    }
+}
+
+/// Makes tests of functions that take a [`Store`]: each for every kind of ledger.
+macro_rules! on_each_ledger {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::support::Store::Sqlite).await;
+                }
+            )+
+        }
+
+        mod postgres {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::support::Store::postgres().await).await;
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_each_ledger;
+
 /// A sidecar and its folder.
 pub(crate) struct Sidecar {
     pub(crate) dir: TempDir,
@@ -29,10 +88,20 @@ pub(crate) struct Sidecar {
     pub(crate) api: Api,
     pub(crate) admin: SocketAddr,
     pub(crate) dev: Option<SocketAddr>,
+    store: Store,
     stop: CancellationToken,
 }
 
 impl Sidecar {
+    /// With the dev network, on a ledger of this kind; `more` is YAML.
+    pub(crate) async fn dev_on(store: Store, more: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("ledger.db-dev.db");
+        let dev = format!("{{ listen: 127.0.0.1:0, path: '{}' }}", path.display());
+        let more = format!("lightning: {{ dev: {dev} }}\n{more}\n");
+        Self::start_on(store, dir, &more, |_| {}).await
+    }
+
     /// With the dev network; `more` is YAML.
     pub(crate) async fn dev(more: &str) -> Self {
         Self::dev_in(TempDir::new().unwrap(), "{ listen: 127.0.0.1:0 }", more).await
@@ -52,8 +121,17 @@ impl Sidecar {
         more: &str,
         change: impl FnOnce(&mut config::Config),
     ) -> Self {
+        Self::start_on(Store::Sqlite, dir, more, change).await
+    }
+
+    async fn start_on(
+        store: Store,
+        dir: TempDir,
+        more: &str,
+        change: impl FnOnce(&mut config::Config),
+    ) -> Self {
         let stop = CancellationToken::new();
-        let mut config = load(&yaml(&dir, more));
+        let mut config = load(&yaml_on(&store, &dir, more));
         change(&mut config);
         let running = sidecar::start(config, stop.clone().cancelled_owned())
             .await
@@ -63,6 +141,7 @@ impl Sidecar {
             admin: running.admin,
             dev: running.dev,
             running: Some(running),
+            store,
             stop,
             dir,
         }
@@ -70,6 +149,11 @@ impl Sidecar {
 
     pub(crate) fn ledger(&self) -> PathBuf {
         self.dir.path().join("ledger.db")
+    }
+
+    /// Its ledger, whichever it is.
+    pub(crate) async fn open_ledger(&self) -> AnyLedger {
+        self.store.open(self.dir.path()).await
     }
 
     /// Ends it in order and gives its folder back.
@@ -106,19 +190,15 @@ impl Sidecar {
     }
 }
 
-pub(crate) fn yaml(dir: &TempDir, more: &str) -> String {
-    let ledger = dir.path().join("ledger.db");
-    format!(
-        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nledger: {{ sqlite: {{ path: '{}' }} }}\n\
-         drain: 1s\n{more}",
-        ledger.display()
-    )
+fn yaml_on(store: &Store, dir: &TempDir, more: &str) -> String {
+    let ledger = store.yaml(dir.path());
+    format!("listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\n{ledger}\ndrain: 1s\n{more}")
 }
 
 pub(crate) fn load(yaml: &str) -> config::Config {
     let sources = Sources {
         file: yaml.to_owned(),
-        flags: Vec::new(),
+        ..Sources::default()
     };
     let variables = |name: &str| match name {
         "BOLTGATE_TOKEN" => Some(TOKEN.to_owned()),

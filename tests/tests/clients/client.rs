@@ -16,9 +16,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Which client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
-    /// npm `@getalby/lightning-tools`, `fetch402`.
+    /// npm `@getalby/lightning-tools`, `fetch402`, which keeps tokens.
     Alby,
-    /// npm `@getalby/lightning-tools`, `fetchWithL402`.
+    /// The same, `fetchWithL402`.
     AlbyL402,
     /// npm `l402`.
     Axios,
@@ -26,17 +26,50 @@ pub(crate) enum Kind {
     L402Requests,
     /// PyPI `l402kit`.
     L402Kit,
+    /// npm `mppx`.
+    Mppx,
+    /// PyPI `pympp`.
+    Pympp,
+    /// Crate `mpp`.
+    Mpp,
+    /// npm `@getalby/lightning-tools`, `fetch402`, which buys charges.
+    AlbyCharge,
+    /// The same, `fetchWithMpp`.
+    AlbyMpp,
+    /// npm `mppx` with a session.
+    MppxSession,
+    /// PyPI `pympp` with a session.
+    PymppSession,
+    /// Crate `mpp` with a session.
+    MppSession,
 }
 
 impl Kind {
-    /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
+    /// All that buy tokens.
+    pub(crate) const L402: [Self; 5] = [
         Self::Alby,
         Self::AlbyL402,
         Self::Axios,
         Self::L402Requests,
         Self::L402Kit,
     ];
+    /// All that buy charges where nothing else is sold.
+    pub(crate) const CHARGE: [Self; 6] = [
+        Self::Mppx,
+        Self::Pympp,
+        Self::Mpp,
+        Self::AlbyCharge,
+        Self::AlbyMpp,
+        Self::L402Requests,
+    ];
+
+    /// Each once.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let charge = Self::CHARGE.into_iter();
+        Self::L402
+            .into_iter()
+            .chain(charge.filter(|kind| !Self::L402.contains(kind)))
+    }
 
     fn command(self, pay_url: &str) -> anyhow::Result<Command> {
         let (file, more) = match self {
@@ -45,22 +78,31 @@ impl Kind {
             Self::Axios => ("l402_axios.cjs", None),
             Self::L402Requests => ("buy_l402_requests.py", None),
             Self::L402Kit => ("buy_l402kit.py", None),
+            Self::Mppx => ("mppx.cjs", None),
+            Self::Pympp => ("buy_pympp.py", None),
+            Self::Mpp => ("", None),
+            Self::AlbyCharge => ("alby_charge.cjs", Some("fetch402")),
+            Self::AlbyMpp => ("alby_charge.cjs", Some("fetchWithMpp")),
+            Self::MppxSession => ("mppx.cjs", Some("session")),
+            Self::PymppSession => ("buy_pympp.py", Some("session")),
+            Self::MppSession => ("", Some("session")),
         };
+        let source = paths::root().join("tests/clients").join(file);
         let mut command = if file.ends_with(".py") {
             let mut python = Command::new(paths::tool("clients-py/bin/python")?);
             // No byte code among the sources.
-            python.arg("-B");
+            python.arg("-B").arg(source);
             python
-        } else {
+        } else if file.ends_with(".cjs") {
             let installed = paths::tool("clients-js/package.json")?;
             let mut node = Command::new("node");
             node.env("NODE_PATH", installed.with_file_name("node_modules"));
+            node.arg(source);
             node
+        } else {
+            Command::new(paths::tool("clients-rs/debug/boltgate-test-mpp")?)
         };
-        command
-            .arg(paths::root().join("tests/clients").join(file))
-            .arg(pay_url)
-            .args(more);
+        command.arg(pay_url).args(more);
         // The gate is on loopback, whatever proxy the machine uses for the world.
         command
             .env("NO_PROXY", "127.0.0.1")
@@ -88,6 +130,8 @@ pub(crate) struct Said {
     pub(crate) body: String,
     /// All payments it has made so far.
     pub(crate) payments: u64,
+    /// The receipt of that answer as the client has read it; `Null` if it reads none.
+    pub(crate) receipt: Value,
 }
 
 impl Client {
@@ -111,7 +155,8 @@ impl Client {
         })
     }
 
-    /// Lets it get `url` as its users do.
+    /// Lets it get `url` as its users do. One with a session does something else with it if an
+    /// action is named after the URL, `topUp` or `close`.
     pub(crate) async fn get(&mut self, url: &str) -> anyhow::Result<Said> {
         self.input.write_all(format!("{url}\n").as_bytes()).await?;
         let line = tokio::time::timeout(TIMEOUT, self.output.next_line())
@@ -131,6 +176,7 @@ impl Client {
         Ok(Said {
             status: status.unwrap_or_default(),
             body,
+            receipt: said.get("receipt").cloned().unwrap_or_default(),
             payments: payments.with_context(|| format!("{:?}: {line}", self.kind))?,
         })
     }

@@ -6,9 +6,10 @@ use protocol::api::{self, ClientHint};
 use protocol::encoding::hex_encode;
 use protocol::json::Json;
 use protocol::payment::jcs::Object;
-use protocol::policy::PluginConfig;
+use protocol::policy::{PluginConfig, SidecarRef};
 
-use super::{Answer, CallKind, LONGEST_RETRY_SECONDS, Notice, Sidecar};
+use super::{Answer, CallKind, LONGEST_RETRY_SECONDS, Loudness, Notice, Sidecar};
+use crate::flow::bootstrap::FaultKind;
 use crate::flow::stock::{Goods, NoOffers, Offer, Scheme, Shelf, Wares};
 use crate::flow::{Gate, RETRY_AFTER_SECONDS, State};
 use crate::outcome::CallResult;
@@ -57,6 +58,39 @@ impl Sidecar {
         let target = ("POST", path.to_owned());
         let body = body.finish().into_bytes();
         self.call(config, kind, &config.sidecar.offers_cluster, target, body)
+    }
+}
+
+impl Sidecar {
+    /// Says why there are no offers, once until there are some.
+    fn say_no_offers(&mut self, config: &PluginConfig, answer: &Answer<'_>, now_ms: u64) {
+        let SidecarRef {
+            cluster,
+            offers_cluster,
+            ..
+        } = &config.sidecar;
+        let setting = match offers_cluster == cluster {
+            true => "sidecar.cluster",
+            false => "sidecar.offersCluster",
+        };
+        let absence = answer.absence(offers_cluster, setting);
+        let may_pass = (absence.as_ref()).is_some_and(|fault| fault.kind != FaultKind::Wrong)
+            && self.poll.has_just_begun(now_ms);
+        let loudness = match may_pass {
+            true => Loudness::Low,
+            false => Loudness::High,
+        };
+        // What did not pass is said once more, and louder.
+        let is_said = |said| said == loudness || said == Loudness::High;
+        if self.says_no_offers.is_some_and(is_said) {
+            return;
+        }
+        self.says_no_offers = Some(loudness);
+        let why = absence.map_or_else(|| format!("status {}", answer.status), |fault| fault.text);
+        self.notices.push_back(match loudness {
+            Loudness::Low => Notice::Info(format!("no offers from the sidecar yet: {why}")),
+            Loudness::High => Notice::Error(format!("no offers from the sidecar: {why}")),
+        });
     }
 }
 
@@ -138,7 +172,7 @@ impl Gate {
                     }
                 }
                 shelf.arrived(count, offers);
-                if std::mem::take(&mut state.sidecar.says_no_offers) {
+                if state.sidecar.says_no_offers.take().is_some() {
                     let notice = "the sidecar makes offers again".to_owned();
                     state.sidecar.notices.push_back(Notice::Info(notice));
                 }
@@ -146,11 +180,7 @@ impl Gate {
             }
             Err(no_offers) => {
                 shelf.failed(count, now_ms, no_offers);
-                if !std::mem::replace(&mut state.sidecar.says_no_offers, true) {
-                    let status = answer.status;
-                    let notice = format!("no offers from the sidecar: status {status}");
-                    state.sidecar.notices.push_back(Notice::Error(notice));
-                }
+                state.sidecar.say_no_offers(&self.config, answer, now_ms);
                 let NoOffers {
                     status,
                     retry_after_seconds,

@@ -63,6 +63,7 @@ impl Fixture {
             is_marked,
             retry_after: None,
             body: body.as_bytes(),
+            ..Answer::default()
         };
         self.gate.answered(kind, &answer, self.now());
     }

@@ -141,6 +141,15 @@ impl Fixture {
     fn of_cluster(cluster: &str, settings: &str, services: &str, token: Option<&str>) -> Self {
         let text =
             format!(r#"{{"sidecar":{{"cluster":"{cluster}"}},{settings}"services":{services}}}"#);
+        Self::of_text(&text, token)
+    }
+
+    /// Of a whole plugin configuration.
+    pub(super) fn whole(text: &str) -> Self {
+        Self::of_text(text, Some(TOKEN))
+    }
+
+    fn of_text(text: &str, token: Option<&str>) -> Self {
         let config = PluginConfig::from_json(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         Self {
             gate: Gate::new(
@@ -338,6 +347,7 @@ impl Fixture {
             is_marked,
             retry_after: None,
             body: body.as_bytes(),
+            ..Answer::default()
         };
         self.gate.answered(CallKind::Bootstrap, &answer, self.now());
     }
@@ -398,6 +408,7 @@ impl Fixture {
             is_marked: true,
             retry_after: None,
             body: body.as_bytes(),
+            ..Answer::default()
         };
         self.gate.answered(kind, &answer, self.now());
     }

@@ -97,6 +97,7 @@ fn the_sidecars_no_is_passed_on_with_its_retry_after() {
             is_marked: marked,
             retry_after: Some(7),
             body: b"{}",
+            ..Answer::default()
         };
         gate.gate.answered(kind, &answer, gate.now());
         let due = gate.gate.next_due().unwrap();

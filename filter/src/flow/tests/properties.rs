@@ -134,7 +134,8 @@ proptest! {
         count in any::<u16>(),
     ) {
         let mut gate = Fixture::ready();
-        let answer = Answer { status, is_marked, retry_after: Some(u64::MAX), body: &body };
+        let answer = Answer { status, is_marked, retry_after: Some(u64::MAX), body: &body,
+                              no_cluster: false };
         for kind in [CallKind::Bootstrap, CallKind::Offers { shelf: 0, count },
                      CallKind::Offers { shelf: 9, count }, CallKind::Claim { number: 1 },
                      CallKind::Abandon { number: 1 }] {

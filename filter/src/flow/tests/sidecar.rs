@@ -83,6 +83,126 @@ fn a_first_poll_that_fails_is_repeated_at_once() {
     );
 }
 
+/// What is said while calls cannot be made for so many milliseconds, and when.
+fn said_without(no_cluster: bool, for_ms: u64) -> Vec<(u64, Notice)> {
+    let mut gate = Fixture::new();
+    let start = gate.now_ms;
+    let mut said = Vec::new();
+    while gate.now_ms < start + for_ms {
+        gate.gate.tick(gate.now());
+        while let Some(call) = gate.gate.next_call() {
+            let answer = Answer {
+                no_cluster,
+                ..Answer::default()
+            };
+            gate.gate.answered(call.kind, &answer, gate.now());
+        }
+        while let Some(notice) = gate.gate.next_notice() {
+            said.push((gate.now_ms - start, notice));
+        }
+        gate.now_ms += 100;
+    }
+    said
+}
+
+#[test]
+fn a_cluster_that_envoy_does_not_know_is_named_and_is_an_error_after_the_start() {
+    let said = said_without(true, 20_000);
+    let [(100, Notice::Info(early)), (after, Notice::Error(fault))] = &said[..] else {
+        panic!("{said:?}")
+    };
+    let why = r#"Envoy knows no cluster "boltgate" (sidecar.cluster)"#;
+    assert_eq!(early, &format!("no keys from the sidecar yet: {why}"));
+    assert_eq!(fault, &format!("no keys from the sidecar: {why}"));
+    assert!((5_000..5_500).contains(after), "{after}");
+
+    let said = said_without(false, 20_000);
+    assert!(
+        matches!(&said[..], [(_, Notice::Info(_)), (_, Notice::Error(text))]
+        if text.ends_with("the call could not be made"))
+    );
+}
+
+#[test]
+fn a_sidecar_that_refuses_is_an_error_at_once() {
+    let mut gate = Fixture::new();
+    gate.answer_bootstrap(401, true, "");
+    assert!(matches!(gate.gate.next_notice(), Some(Notice::Error(text)) if text.contains("token")));
+}
+
+#[test]
+fn offers_without_a_cluster_name_the_setting_once() {
+    let services = r#"[{"name":"weather","match":[{"hosts":["api.example.com"],"path":{"prefix":"/v1/"}}],"price":{"sat":1}}]"#;
+    for (settings, setting) in [
+        (
+            r#""cluster":"a","offersCluster":"b""#,
+            r#""b" (sidecar.offersCluster)"#,
+        ),
+        (r#""cluster":"a""#, r#""a" (sidecar.cluster)"#),
+    ] {
+        let mut gate = Fixture::whole(&format!(
+            r#"{{"sidecar":{{{settings}}},"services":{services}}}"#
+        ));
+        gate.bootstrap();
+        gate.now_ms += 10_000;
+        gate.bootstrap();
+        while gate.gate.next_notice().is_some() {}
+        for _ in 0..2 {
+            assert_eq!(gate.request(&Sent::get("/v1/x")), Decision::Hold);
+            let (kind, _) = gate.offers_call();
+            let answer = Answer {
+                no_cluster: true,
+                ..Answer::default()
+            };
+            gate.gate.answered(kind, &answer, gate.now());
+            assert_eq!(gate.due_statuses(), [503]);
+            gate.now_ms += 1_000;
+        }
+        let text = format!("no offers from the sidecar: Envoy knows no cluster {setting}");
+        assert_eq!(gate.gate.next_notice(), Some(Notice::Error(text)));
+        assert_eq!(gate.gate.next_notice(), None);
+    }
+}
+
+#[test]
+fn keys_that_are_too_old_are_told_about_once_a_minute() {
+    let mut gate = Fixture::ready();
+    while gate.gate.next_notice().is_some() {}
+    let start = gate.now_ms;
+    let mut said = Vec::new();
+    while gate.now_ms < start + 200_000 {
+        gate.now_ms += 500;
+        gate.gate.tick(gate.now());
+        while gate.gate.next_call().is_some() {}
+        while let Some(notice) = gate.gate.next_notice() {
+            let Notice::Error(text) = notice else {
+                panic!("{notice:?}")
+            };
+            said.push((gate.now_ms - start, text));
+        }
+    }
+    let times: Vec<_> = said.iter().map(|(time, _)| *time).collect();
+    assert_eq!(times, [60_500, 120_500, 180_500]);
+    assert_eq!(
+        said[0].1,
+        "keys and revocations are 60 s old: paid requests are answered 503 until the sidecar \
+         answers (cluster \"boltgate\")"
+    );
+}
+
+#[test]
+fn it_is_said_that_charges_need_https() {
+    let services = r#"[{"name":"weather","match":[{"hosts":["api.example.com"],"path":{"prefix":"/v1/"}}],"price":{"sat":1},
+                       "schemes":["charge"]}]"#;
+    for (tls, is_said) in [("required", true), ("terminated", false)] {
+        let settings = format!(r#""payment":{{"realm":"api.example.com","tls":"{tls}"}}"#);
+        let mut gate = Fixture::of(&settings, services);
+        let notice = gate.gate.next_notice();
+        let found = matches!(&notice, Some(Notice::Info(text)) if text.contains("payment.tls"));
+        assert_eq!(found, is_said && payment::IS_BUILT_IN, "{notice:?}");
+    }
+}
+
 #[test]
 fn wrong_bootstraps_are_refused_whole() {
     for body in [

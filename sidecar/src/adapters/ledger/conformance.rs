@@ -4,6 +4,7 @@
 //! thing that is not as it must be, so it belongs into tests only.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+pub(crate) mod books;
 mod claims;
 mod closes;
 mod deposits;
@@ -47,6 +48,7 @@ pub(crate) async fn all<L: Ledger>(make: impl AsyncFn() -> L) {
     leases::all(&make).await;
     closes::all(&make).await;
     refunds::all(&make).await;
+    books::all(&make).await;
     a_closed_ledger_refuses(make().await).await;
 }
 

@@ -18,7 +18,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const ASK_SELDOM: Duration = Duration::from_secs(60);
 /// Under way for so long is long.
 const LONG_MS: u64 = 120_000;
-/// First pause after a failure; each later one is four times as long.
+/// Pause after the second failure; each later one is four times as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1_800);
 const LONGEST_WHY: usize = 200;
@@ -107,9 +107,11 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         };
         let payout = match (work.payout, order.names_amount()) {
             (_, Err(why)) => return Ok(Some(failed(why.to_owned()))),
-            (Some(payout), _) => payout,
-            (None, Ok(true)) => Payout::of(refund.amount, work.spent, self.config.fees),
-            (None, Ok(false)) => Payout::exactly(refund.amount, work.spent, self.config.fees),
+            // It was written and never left.
+            (Some(payout), _) if refund.state == RefundState::Sending => payout,
+            (None, Ok(true)) => Payout::whole(refund.amount, work.spent, self.config.fees),
+            (Some(_), Ok(true)) => Payout::of(refund.amount, work.spent, self.config.fees),
+            (_, Ok(false)) => Payout::exactly(refund.amount, work.spent, self.config.fees),
         };
         order.amount = payout.sent.to_msat();
         order.fee_limit = payout.fee_limit;
@@ -209,9 +211,12 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         if attempts >= u64::from(self.config.attempts) {
             return failed(why);
         }
-        let times = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
-        let pause = FIRST_PAUSE.saturating_mul(4_u32.saturating_pow(times));
-        let after = pause.min(LONGEST_PAUSE);
+        // The first try may have been for too low a fee: the second one follows at once.
+        let after = attempts.checked_sub(2).map_or(Duration::ZERO, |times| {
+            let times = u32::try_from(times).unwrap_or(u32::MAX);
+            let pause = FIRST_PAUSE.saturating_mul(4_u32.saturating_pow(times));
+            pause.min(LONGEST_PAUSE)
+        });
         (RefundOutcome::Again { after, why }, Done::Seen)
     }
 

@@ -100,7 +100,15 @@ async fn a_connection_with_a_token_stays_and_one_without_does_not() {
     let (app, _node) = app(&dir, &clock, OFFERS).await;
     let tokens = BearerTokens::new(vec!["the-right-token".to_owned()]);
     let (_keeper, tokens) = tokio::sync::watch::channel(tokens);
-    let address = open(api::router(ApiState { app, tokens }), None).await;
+    let address = open(
+        api::router(ApiState {
+            app,
+            tokens,
+            strangers: super::super::strangers::Strangers::default(),
+        }),
+        None,
+    )
+    .await;
     let mut filter = Client::connect(address).await;
     assert_eq!(filter.ask("the-right-token").await.unwrap(), StatusCode::OK);
     let mut stranger = Client::connect(address).await;

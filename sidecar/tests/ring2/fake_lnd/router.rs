@@ -145,6 +145,10 @@ impl FakeLnd {
         };
         let routing = payments.routing;
         match routing {
+            Routing::Arrive { fee_msat } if fee_msat > request.fee_limit_msat => {
+                let reason = PaymentFailureReason::FailureReasonNoRoute;
+                finish(&mut payment, Err(reason));
+            }
             Routing::Arrive { fee_msat } => finish(&mut payment, Ok(fee_msat)),
             Routing::ArriveSilently => finish(&mut payment, Ok(0)),
             Routing::Fail(reason) => finish(&mut payment, Err(reason)),

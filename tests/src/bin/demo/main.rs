@@ -1,9 +1,10 @@
 //! `demo [--once]`: an API is sold through Envoy, step by step, on the embedded Lightning network.
 //!
-//! Runs `envoy/envoy.yaml` as it is in the repository (other ports where its own are taken, and
-//! the filter's absolute path). Afterwards it stays up to be tried by hand; with `--once` it exits,
-//! with status 0 only if every step held.
+//! Runs `envoy/envoy.yaml` as it is in the repository (with the Payment scheme, other ports where
+//! its own are taken, and the filter's absolute path). Afterwards it stays up to be tried by hand;
+//! with `--once` it exits, with status 0 only if every step held.
 
+mod payment;
 mod shop;
 mod tell;
 
@@ -44,9 +45,14 @@ async fn show(once: bool) -> anyhow::Result<()> {
         "Envoy, the sidecar and a weather API are up ({}).\n",
         tell::time(start.elapsed())
     );
-    purchase(&shop)
-        .await
-        .context("the demo does not hold what it says")?;
+    let mut tell = Teller::default();
+    let shown = async {
+        purchase(&shop, &mut tell).await?;
+        payment::charge(&shop, &mut tell).await?;
+        payment::session(&shop, &mut tell).await
+    };
+    shown.await.context("the demo does not hold what it says")?;
+    println!();
     if once {
         println!("Every step held.");
         return Ok(());
@@ -55,9 +61,9 @@ async fn show(once: bool) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-async fn purchase(shop: &Shop) -> anyhow::Result<()> {
+/// A token that is bought once and used often.
+async fn purchase(shop: &Shop, tell: &mut Teller) -> anyhow::Result<()> {
     let http = Http::new(shop.envoy);
-    let mut tell = Teller::default();
 
     tell.step("Ask without paying", &format!("GET {FORECAST}"));
     // Envoy's workers fetch their keys and first invoices right after the start.
@@ -188,7 +194,6 @@ async fn purchase(shop: &Shop) -> anyhow::Result<()> {
         "sales",
         &format!("1: {} for {} sat", sale.service, sale.amount_msat / 1000),
     );
-    println!();
     Ok(())
 }
 

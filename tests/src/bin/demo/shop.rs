@@ -133,7 +133,22 @@ impl Shop {
     }
 }
 
-/// `envoy/envoy.yaml` with other ports where its own are taken, and the filter's full path.
+/// Lines of the plugin configuration, and what is said there to sell by the Payment scheme as well.
+/// No hop before the demo ends TLS; nobody else can listen.
+const PAYMENT: [(&str, &str); 2] = [
+    (
+        r#""otherHosts": "deny","#,
+        r#""payment": { "realm": "weather", "tls": "terminated" },"#,
+    ),
+    (
+        r#""lifetime": "24h","#,
+        r#""schemes": ["l402", "charge", "session"],
+           "session": { "price": { "sat": 1 }, "deposit": { "sat": 20 }, "unit": "event" },"#,
+    ),
+];
+
+/// `envoy/envoy.yaml` with the Payment scheme, other ports where its own are taken, and the
+/// filter's full path.
 fn envoy_config(places: &[(u16, u16)]) -> anyhow::Result<String> {
     let file = paths::root().join("envoy/envoy.yaml");
     let mut text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
@@ -144,6 +159,9 @@ fn envoy_config(places: &[(u16, u16)]) -> anyhow::Result<String> {
         &filter.display().to_string(),
         &file,
     )?;
+    for (at, more) in PAYMENT {
+        substitute(&mut text, at, &[at, more].join(" "), &file)?;
+    }
     // By way of a name that is no port: a new port may be another's old one.
     for (old, _) in places {
         substitute(

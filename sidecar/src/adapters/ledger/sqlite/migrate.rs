@@ -1,5 +1,7 @@
 //! Forward-only migrations, counted in the file's `user_version`.
 
+use std::cmp::Ordering;
+
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::domain::ledger::LedgerError;
@@ -49,6 +51,21 @@ pub(super) fn to_latest(db: &mut Connection) -> Result<(), LedgerError> {
     }
 }
 
+/// Refuses a schema that is not up to date.
+pub(super) fn check(db: &Connection) -> Result<(), LedgerError> {
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let mark: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    match found.cmp(&known) {
+        _ if mark != APPLICATION_ID => {
+            Err(LedgerError::Foreign(format!("application id is {mark:#x}")))
+        }
+        Ordering::Less => Err(LedgerError::TooOld { found, known }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(LedgerError::TooNew { found, known }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +111,19 @@ mod tests {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
         assert_eq!(version, MIGRATIONS.len() as i64);
+    }
+
+    #[test]
+    fn a_schema_of_another_version_is_refused_where_nothing_may_be_changed() {
+        let mut db = Connection::open_in_memory().unwrap();
+        assert!(matches!(check(&db), Err(LedgerError::Foreign(_))));
+        to_latest(&mut db).unwrap();
+        assert_eq!(check(&db), Ok(()));
+        let known = MIGRATIONS.len() as i64;
+        db.pragma_update(None, "user_version", 1).unwrap();
+        assert_eq!(check(&db), Err(LedgerError::TooOld { found: 1, known }));
+        db.pragma_update(None, "user_version", 99).unwrap();
+        assert_eq!(check(&db), Err(LedgerError::TooNew { found: 99, known }));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! of their own ([`reader`]). Other processes (the CLI) may read and write the same file; only one
 //! sidecar may serve from it, since key rotation counts on hearing every filter.
 
+mod books;
 mod clock;
 mod migrate;
 mod open;
@@ -26,15 +27,17 @@ pub use self::open::ServingLock;
 use self::reader::Readers;
 use self::writer::Writer;
 pub use self::writer::{Commit, CommitObserver};
+use super::Migration;
 use crate::adapters::system::unix_millis;
 use crate::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use crate::domain::deny_list::Version;
 use crate::domain::invoice::{NodeId, Settlement};
-use crate::domain::keys::NewKey;
+use crate::domain::keys::{FilterHeard, NewKey};
 use crate::domain::ledger::{
-    GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
+    Duty, GenerationUse, LedgerError, NewRevocation, OfferBatch, OfferName, Snapshot,
 };
 use crate::domain::offer::{OfferRow, Sale};
+use crate::domain::payout::WorkerId;
 use crate::domain::ports::Ledger;
 
 /// A ledger in an SQLite file.
@@ -51,15 +54,19 @@ impl SqliteLedger {
     /// # Errors
     /// The file cannot be opened, is something else, or was made by a newer version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        Self::open_observed(path, Box::new(|_| {}))
+        Self::open_observed(path, Migration::ToLatest, Box::new(|_| {}))
     }
 
-    /// As [`Self::open`]; `observer` is told of every commit.
+    /// As [`Self::open`], with a say in `migration`; `observer` is told of every commit.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_observed(path: &Path, observer: CommitObserver) -> Result<Self, LedgerError> {
-        let connection = open::for_writing(path)?;
+    pub fn open_observed(
+        path: &Path,
+        migration: Migration,
+        observer: CommitObserver,
+    ) -> Result<Self, LedgerError> {
+        let connection = open::for_writing(path, migration)?;
         let writer = Writer::start(connection, observer)?;
         Ok(Self {
             writer,
@@ -217,6 +224,19 @@ impl Ledger for SqliteLedger {
         self.writer
             .write(move |tx| statements::drop_old_claims(tx, &times, limit, unix_millis()))
             .await
+    }
+
+    /// One sidecar serves from the file, and hears every filter itself.
+    async fn share_filters(
+        &self,
+        _: Vec<FilterHeard>,
+        _: Duration,
+    ) -> Result<Option<Vec<FilterHeard>>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn take_duty(&self, _: Duty, _: WorkerId, _: Duration) -> Result<bool, LedgerError> {
+        Ok(true)
     }
 
     async fn close(&self) {

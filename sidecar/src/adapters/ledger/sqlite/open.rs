@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{migrate, private};
+use crate::adapters::ledger::Migration;
 use crate::domain::ledger::LedgerError;
 
 /// How long to wait for another process that is writing.
@@ -21,8 +22,10 @@ impl From<rusqlite::Error> for LedgerError {
     }
 }
 
-/// The one connection that writes, with the schema up to date.
-pub(super) fn for_writing(path: &Path) -> Result<Connection, LedgerError> {
+/// The one connection that writes, with the schema up to date. A file that is not there is made
+/// whatever `migration` says: there is nothing to protect.
+pub(super) fn for_writing(path: &Path, migration: Migration) -> Result<Connection, LedgerError> {
+    let is_new = !path.exists();
     make_private(path)?;
     let mut db = Connection::open(path)?;
     db.busy_timeout(BUSY)?;
@@ -38,7 +41,10 @@ pub(super) fn for_writing(path: &Path) -> Result<Connection, LedgerError> {
     // update. The offers that come and go beside them bear it: no difference can be measured.
     db.pragma_update(None, "secure_delete", true)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    migrate::to_latest(&mut db)?;
+    match migration {
+        Migration::Never if !is_new => migrate::check(&db)?,
+        _ => migrate::to_latest(&mut db)?,
+    }
     Ok(db)
 }
 

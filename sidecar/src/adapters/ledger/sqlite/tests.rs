@@ -55,7 +55,9 @@ async fn waiting_changes_share_a_commit() {
     let commits = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&commits);
     let observer = Box::new(move |commit: Commit| seen.lock().unwrap().push(commit.changes));
-    let ledger = SqliteLedger::open_observed(&dir.path().join("l.db"), observer).unwrap();
+    let ledger =
+        SqliteLedger::open_observed(&dir.path().join("l.db"), Migration::ToLatest, observer)
+            .unwrap();
     let ledger = Arc::new(ledger);
     ledger.install_first_key(key(), 1).await.unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -294,4 +296,18 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
         )
         .unwrap();
     assert_eq!(kinds, "open");
+}
+
+#[tokio::test]
+async fn what_does_not_add_up_is_named() {
+    let mut named = std::collections::BTreeSet::new();
+    for fault in conformance::books::FAULTS {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("l.db");
+        let ledger = SqliteLedger::open(&path).unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        let execute = async |sql: &str| other.execute_batch(sql).unwrap();
+        named.extend(conformance::books::a_fault_is_named(&ledger, fault, execute).await);
+    }
+    assert!(named.len() >= 9, "{named:?}");
 }

@@ -1,0 +1,109 @@
+//! Bookkeeping: a ledger that was used adds up, and whatever does not is named.
+
+use std::collections::BTreeSet;
+
+use protocol::time::UnixSeconds;
+
+use super::session::{closed, hash, opened, top_up};
+use super::{batch, offer, settlement, with_key};
+use crate::domain::books::{EntryKind, Place};
+use crate::domain::offer::{OfferRow, Scheme, Validity};
+use crate::domain::ports::Ledger;
+
+const MOST: u32 = 100;
+
+pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
+    a_ledger_in_use_adds_up(make().await).await;
+    entries_are_read_in_pages_and_each_once(make().await).await;
+}
+
+async fn used<L: Ledger>(ledger: &L) {
+    super::open_with_lease(ledger).await;
+    for n in [2, 3] {
+        opened(ledger, n).await;
+    }
+    top_up(ledger, 11, 2).await;
+    closed(ledger, 3, 33).await;
+    with_key(ledger).await;
+    let deposit = OfferRow {
+        scheme: Scheme::Session,
+        ..offer(1, Validity::Forever)
+    };
+    ledger.record_offers(batch(vec![deposit])).await.unwrap();
+}
+
+async fn a_ledger_in_use_adds_up<L: Ledger>(ledger: L) {
+    assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()), "empty");
+    used(&ledger).await;
+    assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()));
+}
+
+/// Each of these changes, made behind the ledger's back, breaks one rule at least.
+pub(crate) const FAULTS: [&str; 10] = [
+    "UPDATE lease_holders SET granted = granted + 1000000",
+    "UPDATE lease_holders SET granted = 1000000, used = 1000000",
+    "UPDATE sessions SET deposited_sat = deposited_sat + 1",
+    "UPDATE claims SET purpose = 'charge'",
+    "DELETE FROM session_results",
+    "UPDATE session_results SET payment_hash = (SELECT min(payment_hash) FROM session_results)",
+    "UPDATE sessions SET state = 'open', closed_ms = NULL",
+    "DELETE FROM refunds",
+    "UPDATE refunds SET state = 'succeeded'",
+    "UPDATE session_results SET refund_sats = 1000000, refund_status = 'failed'
+     WHERE kind = 'close'",
+];
+
+/// On a ledger of its own for each of [`FAULTS`]; `execute` changes what is behind it.
+pub(crate) async fn a_fault_is_named<L: Ledger>(
+    ledger: &L,
+    fault: &str,
+    execute: impl AsyncFn(&str),
+) -> BTreeSet<&'static str> {
+    used(ledger).await;
+    execute(fault).await;
+    let found = ledger.violations(MOST).await.unwrap();
+    assert!(!found.is_empty(), "{fault} is not noticed");
+    for violation in &found {
+        let line = violation.to_string();
+        assert!(line.contains(violation.rule) && line.len() > 66, "{line}");
+    }
+    found.iter().map(|violation| violation.rule).collect()
+}
+
+async fn entries_are_read_in_pages_and_each_once<L: Ledger>(ledger: L) {
+    used(&ledger).await;
+    let paid = vec![settlement(1, 1)];
+    ledger.record_settlements(super::NODE, paid).await.unwrap();
+    for (kind, expected) in [
+        (EntryKind::Sale, vec![(1, 1_600)]),
+        (
+            EntryKind::Session,
+            vec![(1, 100_000), (2, 150_000), (3, 100_000)],
+        ),
+        (EntryKind::Refund, vec![(3, 100_000)]),
+    ] {
+        let mut place = Place::since(kind, UnixSeconds(0));
+        let mut read = Vec::new();
+        loop {
+            let page = ledger.entries(kind, place, 2).await.unwrap();
+            assert!(page.len() <= 2);
+            let Some(last) = page.last() else { break };
+            place = last.place;
+            read.extend(page);
+        }
+        let mut seen: Vec<_> = read.iter().map(|e| (e.id.0[0], e.amount_msat)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, expected, "{kind:?}");
+        assert!(read.iter().all(|entry| entry.kind == kind));
+        let later = Place::since(kind, UnixSeconds(u64::MAX / 1_000_000));
+        assert_eq!(ledger.entries(kind, later, 2).await, Ok(Vec::new()));
+    }
+    let sessions = Place::since(EntryKind::Session, UnixSeconds(0));
+    let sessions = ledger.entries(EntryKind::Session, sessions, 9).await;
+    let sessions = sessions.unwrap();
+    let closed = sessions.iter().find(|entry| entry.id == hash(3)).unwrap();
+    assert_eq!(
+        (closed.state.as_str(), closed.spent_msat),
+        ("closed", Some(0))
+    );
+}

@@ -1,0 +1,124 @@
+//! Connections, and how one is used: within a deadline, and only again if it is in order.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool, Transaction};
+
+use super::failure::Failure;
+use crate::domain::ledger::LedgerError;
+
+/// Longest time for one change or question, all tries and the wait for a connection included.
+/// Below the deadlines of the use cases, so that they hear why.
+pub(super) const DEADLINE: Duration = Duration::from_millis(2_500);
+/// The same for what reads a large part of the ledger.
+pub(super) const LONG_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A borrowed connection. Dropped without [`Self::keep`], as when time runs out in the middle of
+/// something, it is closed: nobody knows what it would answer next.
+pub(super) struct Session(Option<Object>);
+
+impl Session {
+    pub(super) async fn of(pool: &Pool) -> Result<Self, Failure> {
+        Ok(Self(Some(pool.get().await?)))
+    }
+
+    pub(super) fn client(&mut self) -> Result<&mut Object, Failure> {
+        Ok(self.0.as_mut().ok_or(LedgerError::Closed)?)
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Failure> {
+        Ok(self.client()?.transaction().await?)
+    }
+
+    /// Gives the connection back to the pool.
+    pub(super) fn keep(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+/// `work`, or a failure when it takes longer than `deadline`.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(deadline, work)
+        .await
+        .unwrap_or_else(|_| Err(Failure::timeout()))
+}
+
+/// Runs to its end though nobody may be waiting any more: who drops a half-done transaction would
+/// pay with a connection.
+pub(super) async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, LedgerError>> + Send + 'static,
+) -> Result<T, LedgerError> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(LedgerError::Store(error.to_string())))
+}
+
+/// One transaction, tried again when another one crosses it.
+macro_rules! change {
+    ($pool:expr, |$tx:ident| $work:expr) => {{
+        let pool = $pool.clone();
+        $crate::adapters::ledger::postgres::session::detached(async move {
+            let mut tries = $crate::adapters::ledger::postgres::failure::Tries::default();
+            let all = async {
+                loop {
+                    let mut session =
+                        $crate::adapters::ledger::postgres::session::Session::of(&pool).await?;
+                    let $tx = session.begin().await?;
+                    let done = match $work.await {
+                        Ok(done) => $tx.commit().await.map(|()| done).map_err(Into::into),
+                        Err(failure) => $tx.rollback().await.map_err(Into::into).and(Err(failure)),
+                    };
+                    session.keep();
+                    match done {
+                        Err(failure) if tries.again(&failure).await => {}
+                        done => break done,
+                    }
+                }
+            };
+            let deadline = $crate::adapters::ledger::postgres::session::DEADLINE;
+            let done = $crate::adapters::ledger::postgres::session::within(deadline, all).await;
+            done.map_err(Into::into)
+        })
+        .await
+    }};
+}
+
+/// One question that needs no transaction.
+macro_rules! ask {
+    ($pool:expr, |$db:ident| $work:expr) => {
+        ask!(
+            $pool,
+            $crate::adapters::ledger::postgres::session::DEADLINE,
+            |$db| $work
+        )
+    };
+    ($pool:expr, $deadline:expr, |$db:ident| $work:expr) => {{
+        let pool = $pool.clone();
+        $crate::adapters::ledger::postgres::session::detached(async move {
+            let all = async {
+                let mut session =
+                    $crate::adapters::ledger::postgres::session::Session::of(&pool).await?;
+                let $db = session.client()?;
+                let answer = $work.await;
+                session.keep();
+                answer
+            };
+            let answer = $crate::adapters::ledger::postgres::session::within($deadline, all).await;
+            answer.map_err(Into::into)
+        })
+        .await
+    }};
+}
+
+pub(super) use {ask, change};

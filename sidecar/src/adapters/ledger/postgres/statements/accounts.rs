@@ -1,0 +1,295 @@
+//! Accounts: locked, read, and written back after the rules of [`crate::domain::lease`] were applied,
+//! all in one transaction.
+//!
+//! The lock of an account is the row lock of its session: whoever applies the rules takes it first.
+//! Several are taken in the order of their ids, so that transactions never wait for each other in a
+//! circle; it takes as many statements for one as for all.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::GenericClient;
+use protocol::amount::Sat;
+use protocol::hash::PaymentHash;
+use protocol::lease::HolderId;
+use tokio_postgres::Row;
+
+use super::columns::{array, session_state, signed, unsigned};
+use super::{Result, now_ms};
+use crate::domain::lease::{Account, Holder};
+use crate::domain::session::SessionState;
+
+const HOLDERS: &str = "h.session_id, h.holder, h.granted, h.used, h.returned, h.late, h.is_live,
+    h.is_recalled, h.seen_ms";
+
+/// A session's account as it was read, with what must be written back.
+pub(super) struct Opened {
+    pub(super) state: SessionState,
+    pub(super) account: Account,
+    read: Account,
+    /// When the session was used, if it was now.
+    pub(super) active_ms: Option<u64>,
+    /// What goes back to the buyer, if that was fixed now.
+    refund: Option<u64>,
+}
+
+impl Opened {
+    /// Of a session that was made in this transaction.
+    pub(super) fn new(deposited: Sat) -> Self {
+        let account = Account {
+            deposited: deposited.get(),
+            is_open: true,
+            ..Account::default()
+        };
+        Self::of(SessionState::Open, account)
+    }
+
+    fn of(state: SessionState, account: Account) -> Self {
+        Self {
+            state,
+            read: account.clone(),
+            account,
+            active_ms: None,
+            refund: None,
+        }
+    }
+
+    /// Settles the account if the rules let it. Whether they did.
+    pub(super) fn settle(&mut self) -> bool {
+        let refund = self.account.settle();
+        self.refund = self.refund.or(refund);
+        refund.is_some()
+    }
+
+    const fn state_now(&self) -> SessionState {
+        match (self.account.is_open, self.account.is_settled) {
+            (true, _) => SessionState::Open,
+            (false, false) => SessionState::Closing,
+            (false, true) => SessionState::Closed,
+        }
+    }
+
+    fn is_changed(&self) -> bool {
+        self.account.spent != self.read.spent
+            || self.active_ms.is_some()
+            || self.state_now() != self.state
+    }
+}
+
+/// Accounts that nobody else can change until this transaction ends.
+pub(super) struct Locked {
+    pub(super) accounts: BTreeMap<PaymentHash, Opened>,
+    /// The moment, after all locks were there.
+    pub(super) now_ms: u64,
+}
+
+impl Locked {
+    /// These accounts, as far as they are there, with their live holders, and with the `named`
+    /// ones though they may have ended: all that the rules look at.
+    pub(super) async fn read(
+        db: &impl GenericClient,
+        ids: &[PaymentHash],
+        named: &[(PaymentHash, HolderId)],
+    ) -> Result<Self> {
+        let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
+        let lock = db
+            .prepare_cached(
+                "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                 WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE",
+            )
+            .await?;
+        let mut accounts = BTreeMap::new();
+        for row in db.query(&lock, &[&ids]).await? {
+            let state = session_state(&row, 3)?;
+            let account = Account {
+                deposited: unsigned(&row, 1)?,
+                spent: unsigned(&row, 2)?,
+                is_open: state == SessionState::Open,
+                is_settled: state == SessionState::Closed,
+                holders: BTreeMap::new(),
+            };
+            accounts.insert(PaymentHash(array(&row, 0)?), Opened::of(state, account));
+        }
+        // In later statements, which see what was committed while the locks were waited for.
+        let holders: Vec<&[u8]> = named.iter().map(|(_, holder)| &holder.0[..]).collect();
+        let of: Vec<&[u8]> = named.iter().map(|(id, _)| &id.0[..]).collect();
+        let live = db
+            .prepare_cached(&format!(
+                "SELECT {HOLDERS} FROM lease_holders AS h
+                 WHERE h.session_id = ANY($1) AND h.is_live
+                 UNION ALL
+                 SELECT {HOLDERS}
+                 FROM unnest($2::bytea[], $3::bytea[]) AS named (session_id, holder)
+                 JOIN lease_holders AS h USING (session_id, holder) WHERE NOT h.is_live"
+            ))
+            .await?;
+        for row in db.query(&live, &[&ids, &of, &holders]).await? {
+            if let Some(opened) = accounts.get_mut(&PaymentHash(array(&row, 0)?)) {
+                let (id, holder) = holder(&row)?;
+                opened.account.holders.insert(id, holder);
+                opened.read.holders.insert(id, holder);
+            }
+        }
+        Ok(Self {
+            accounts,
+            now_ms: now_ms(db).await?,
+        })
+    }
+
+    /// Writes what the rules changed; for what was settled (L8) also the wish to pay the refund.
+    pub(super) async fn write(&self, db: &impl GenericClient) -> Result<()> {
+        self.write_holders(db).await?;
+        self.write_sessions(db).await?;
+        self.write_refunds(db).await
+    }
+
+    async fn write_holders(&self, db: &impl GenericClient) -> Result<()> {
+        let all = self.accounts.iter().flat_map(|(session, opened)| {
+            let holders = opened.account.holders.iter();
+            holders.map(move |(id, holder)| (session, opened, id, holder))
+        });
+        let changed: Vec<_> = all
+            .filter(|(_, opened, id, holder)| opened.read.holders.get(id) != Some(*holder))
+            .collect();
+        let column = |of: fn(&Holder) -> u64| {
+            let values = changed.iter().map(|(.., holder)| signed(of(holder)));
+            values.collect::<Vec<_>>()
+        };
+        let flag = |of: fn(&Holder) -> bool| {
+            let values = changed.iter().map(|(.., holder)| of(holder));
+            values.collect::<Vec<_>>()
+        };
+        let sessions: Vec<&[u8]> = changed.iter().map(|(id, ..)| &id.0[..]).collect();
+        let holders: Vec<&[u8]> = changed.iter().map(|(_, _, id, _)| &id.0[..]).collect();
+        if !changed.is_empty() {
+            let upsert = db
+                .prepare_cached(
+                    "INSERT INTO lease_holders (session_id, holder, granted, used, returned, late,
+                                                is_live, is_recalled, seen_ms)
+                     SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[],
+                                          $5::bigint[], $6::bigint[], $7::boolean[],
+                                          $8::boolean[], $9::bigint[])
+                     ON CONFLICT (session_id, holder) DO UPDATE SET
+                        granted = excluded.granted, used = excluded.used,
+                        returned = excluded.returned, late = excluded.late,
+                        is_live = excluded.is_live, is_recalled = excluded.is_recalled,
+                        seen_ms = excluded.seen_ms",
+                )
+                .await?;
+            db.execute(
+                &upsert,
+                &[
+                    &sessions,
+                    &holders,
+                    &column(|holder| holder.granted),
+                    &column(|holder| holder.used),
+                    &column(|holder| holder.returned),
+                    &column(|holder| holder.late),
+                    &flag(|holder| holder.is_live),
+                    &flag(|holder| holder.is_recalled),
+                    &column(|holder| holder.seen_ms),
+                ],
+            )
+            .await?;
+        }
+        self.delete_holders(db).await
+    }
+
+    async fn delete_holders(&self, db: &impl GenericClient) -> Result<()> {
+        let all = self.accounts.iter().flat_map(|(session, opened)| {
+            let was = opened.read.holders.keys();
+            let gone = was.filter(|id| !opened.account.holders.contains_key(id));
+            gone.map(move |id| (&session.0[..], &id.0[..]))
+        });
+        let (sessions, holders): (Vec<&[u8]>, Vec<&[u8]>) = all.unzip();
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let delete = db
+            .prepare_cached(
+                "DELETE FROM lease_holders AS h
+                 USING unnest($1::bytea[], $2::bytea[]) AS gone (session_id, holder)
+                 WHERE h.session_id = gone.session_id AND h.holder = gone.holder",
+            )
+            .await?;
+        db.execute(&delete, &[&sessions, &holders]).await?;
+        Ok(())
+    }
+
+    async fn write_sessions(&self, db: &impl GenericClient) -> Result<()> {
+        let changed = self
+            .accounts
+            .iter()
+            .filter(|(_, opened)| opened.is_changed());
+        let changed: Vec<_> = changed.collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&[u8]> = changed.iter().map(|(id, _)| &id.0[..]).collect();
+        let spent: Vec<_> = changed
+            .iter()
+            .map(|(_, o)| signed(o.account.spent))
+            .collect();
+        let active: Vec<_> = changed
+            .iter()
+            .map(|(_, o)| o.active_ms.map(signed))
+            .collect();
+        let states: Vec<_> = changed
+            .iter()
+            .map(|(_, o)| o.state_now().as_str())
+            .collect();
+        let update = db
+            .prepare_cached(
+                "UPDATE sessions AS s
+                 SET spent_sat = new.spent_sat, active_ms = coalesce(new.active_ms, s.active_ms),
+                     state = new.state,
+                     closed_ms = CASE WHEN new.state <> 'open' THEN coalesce(s.closed_ms, $5) END
+                 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[])
+                      AS new (session_id, spent_sat, active_ms, state)
+                 WHERE s.session_id = new.session_id",
+            )
+            .await?;
+        db.execute(
+            &update,
+            &[&ids, &spent, &active, &states, &signed(self.now_ms)],
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn write_refunds(&self, db: &impl GenericClient) -> Result<()> {
+        let due = self.accounts.iter().filter_map(|(id, opened)| {
+            let refund = opened.refund.filter(|refund| *refund > 0)?;
+            Some((&id.0[..], signed(refund)))
+        });
+        let (ids, amounts): (Vec<&[u8]>, Vec<i64>) = due.unzip();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let insert = db
+            .prepare_cached(
+                "INSERT INTO refunds (session_id, node, return_invoice, return_hash, amount_sat,
+                                      created_ms, updated_ms)
+                 SELECT s.session_id, s.node, s.return_invoice, s.return_hash, due.amount, $3, $3
+                 FROM sessions AS s
+                 JOIN unnest($1::bytea[], $2::bigint[]) AS due (session_id, amount)
+                      USING (session_id)",
+            )
+            .await?;
+        db.execute(&insert, &[&ids, &amounts, &signed(self.now_ms)])
+            .await?;
+        Ok(())
+    }
+}
+
+fn holder(row: &Row) -> Result<(HolderId, Holder)> {
+    let holder = Holder {
+        granted: unsigned(row, 2)?,
+        used: unsigned(row, 3)?,
+        returned: unsigned(row, 4)?,
+        late: unsigned(row, 5)?,
+        is_live: row.try_get(6)?,
+        is_recalled: row.try_get(7)?,
+        seen_ms: unsigned(row, 8)?,
+    };
+    Ok((HolderId(array(row, 1)?), holder))
+}

@@ -1,0 +1,198 @@
+//! Leases: what filters report, and what ends by itself.
+
+use deadpool_postgres::GenericClient;
+use protocol::hash::PaymentHash;
+use protocol::lease::Report;
+
+use super::accounts::Locked;
+use super::columns::{array, signed};
+use super::{NOW_MS, Result, now_ms};
+use crate::domain::lease::{self, Times};
+use crate::domain::session::{ReportedLeases, SessionState, Stopped, SweptLeases};
+
+/// When nobody swept for so long, nobody could hear reports either.
+const DEAF_MS: i64 = 2_000;
+/// Sweeps that follow each other faster leave no trace of their own.
+const HEARD_EVERY_MS: i64 = 500;
+
+/// All of them in one transaction: it is one wait for the disk, whatever is in it.
+pub(in super::super) async fn report_leases(
+    db: &impl GenericClient,
+    reports: &[Report],
+) -> Result<ReportedLeases> {
+    let named = reports
+        .iter()
+        .map(|report| (PaymentHash(report.account.0), report.holder));
+    let named: Vec<_> = named.collect();
+    let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
+    let mut locked = Locked::read(db, &ids, &named).await?;
+    let now_ms = locked.now_ms;
+    let mut all = ReportedLeases::default();
+    for report in reports {
+        let id = PaymentHash(report.account.0);
+        let Some(opened) = locked.accounts.get_mut(&id) else {
+            all.answers.push(lease::unknown(report));
+            continue;
+        };
+        let reported = opened.account.report(report, now_ms);
+        if opened.state == SessionState::Open {
+            opened.active_ms = Some(now_ms);
+        }
+        all.answers.push(reported.answer);
+        all.lost_units = all.lost_units.saturating_add(reported.lost_units);
+        if opened.settle() {
+            all.settled.push(id);
+        }
+    }
+    locked.write(db).await?;
+    Ok(all)
+}
+
+/// Sessions and leases are heard of anew, if no sidecar has swept of late: then none could hear
+/// them.
+pub(in super::super) async fn begin_serving(db: &impl GenericClient) -> Result<()> {
+    let lock = db
+        .prepare_cached("SELECT heard_ms FROM hearing FOR UPDATE")
+        .await?;
+    let heard_ms: i64 = db.query_one(&lock, &[]).await?.try_get(0)?;
+    let now = signed(now_ms(db).await?);
+    if now.saturating_sub(heard_ms) >= DEAF_MS {
+        for hear in [
+            "UPDATE sessions SET active_ms = $1 WHERE session_id IN (
+                SELECT session_id FROM sessions WHERE state = 'open' AND active_ms < $1
+                ORDER BY session_id FOR UPDATE)",
+            "UPDATE lease_holders SET seen_ms = $1 WHERE is_live AND seen_ms < $1",
+        ] {
+            let hear = db.prepare_cached(hear).await?;
+            db.execute(&hear, &[&now]).await?;
+        }
+    }
+    let note = db
+        .prepare_cached("UPDATE hearing SET heard_ms = $1")
+        .await?;
+    db.execute(&note, &[&now]).await?;
+    Ok(())
+}
+
+pub(in super::super) async fn sweep_leases(
+    db: &impl GenericClient,
+    times: &Times,
+    limit: u32,
+) -> Result<SweptLeases> {
+    let note = db
+        .prepare_cached(&format!(
+            "UPDATE hearing SET heard_ms = {NOW_MS} WHERE heard_ms < {NOW_MS} - $1"
+        ))
+        .await?;
+    db.execute(&note, &[&HEARD_EVERY_MS]).await?;
+    let mut swept = SweptLeases::default();
+    let ids = silent(db, times, limit).await?;
+    if !ids.is_empty() {
+        let mut locked = Locked::read(db, &ids, &[]).await?;
+        let now_ms = locked.now_ms;
+        swept.sessions = ids.len();
+        for (id, opened) in &mut locked.accounts {
+            let reclaimed = opened.account.sweep(times, now_ms);
+            swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
+            if opened.settle() {
+                swept.settled.push(*id);
+            }
+        }
+        locked.write(db).await?;
+    }
+    forget(db, times, limit).await?;
+    Ok(swept)
+}
+
+/// Sessions with leases of which nothing was heard, and those that could be settled: there should
+/// be none of these, since whatever ends a lease settles.
+async fn silent(db: &impl GenericClient, times: &Times, limit: u32) -> Result<Vec<PaymentHash>> {
+    let query = db
+        .prepare_cached(&format!(
+            "SELECT h.session_id FROM lease_holders AS h JOIN sessions AS s USING (session_id)
+             WHERE h.is_live AND h.seen_ms <= (SELECT {NOW_MS}) - least($1::bigint, $2::bigint)
+                   AND h.seen_ms <= (SELECT {NOW_MS})
+                                    - CASE s.state WHEN 'open' THEN $1 ELSE $2 END
+             UNION
+             SELECT s.session_id FROM sessions AS s
+             WHERE s.state = 'closing' AND NOT EXISTS (
+                SELECT 1 FROM lease_holders AS h WHERE h.session_id = s.session_id AND h.is_live)
+             LIMIT $3"
+        ))
+        .await?;
+    let rows = db
+        .query(
+            &query,
+            &[
+                &signed(times.reclaim_ms),
+                &signed(times.closing_ms),
+                &i64::from(limit),
+            ],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok(PaymentHash(array(row, 0)?)))
+        .collect()
+}
+
+/// L11.
+async fn forget(db: &impl GenericClient, times: &Times, limit: u32) -> Result<()> {
+    let delete = db
+        .prepare_cached(&format!(
+            "DELETE FROM lease_holders WHERE (session_id, holder) IN (
+                SELECT session_id, holder FROM lease_holders
+                WHERE NOT is_live AND seen_ms <= (SELECT {NOW_MS}) - $1
+                ORDER BY seen_ms LIMIT $2 FOR UPDATE SKIP LOCKED)"
+        ))
+        .await?;
+    db.execute(&delete, &[&signed(times.forget_ms), &i64::from(limit)])
+        .await?;
+    Ok(())
+}
+
+pub(in super::super) async fn stop_unused(
+    db: &impl GenericClient,
+    limit: u32,
+) -> Result<Vec<Stopped>> {
+    let query = db
+        .prepare_cached(&format!(
+            "SELECT session_id FROM sessions
+             WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= (SELECT {NOW_MS})
+             UNION
+             SELECT session_id FROM sessions
+             WHERE state = 'open' AND close_by <= (SELECT {NOW_MS}) / 1000
+             LIMIT $1"
+        ))
+        .await?;
+    let rows = db.query(&query, &[&i64::from(limit)]).await?;
+    let ids = rows.iter().map(|row| Ok(PaymentHash(array(row, 0)?)));
+    let ids = ids.collect::<Result<Vec<_>>>()?;
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut locked = Locked::read(db, &ids, &[]).await?;
+    // Looked at again: it may have been used while its lock was waited for.
+    let query = db
+        .prepare_cached(
+            "SELECT session_id, active_ms + idle_timeout_seconds * 1000 <= $2 FROM sessions
+             WHERE session_id = ANY($1) AND state = 'open'
+                   AND (active_ms + idle_timeout_seconds * 1000 <= $2 OR close_by <= $2 / 1000)",
+        )
+        .await?;
+    let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
+    let mut stopped = Vec::new();
+    for row in db.query(&query, &[&ids, &signed(locked.now_ms)]).await? {
+        let session_id = PaymentHash(array(&row, 0)?);
+        if let Some(opened) = locked.accounts.get_mut(&session_id) {
+            opened.account.close();
+            opened.settle();
+            let was_idle = row.try_get(1)?;
+            stopped.push(Stopped {
+                session_id,
+                was_idle,
+            });
+        }
+    }
+    locked.write(db).await?;
+    Ok(stopped)
+}

@@ -1,0 +1,281 @@
+use std::time::Instant;
+
+use protocol::amount::{Msat, Sat};
+use protocol::api::MAX_REVOCATIONS;
+use protocol::keys::MasterSecret;
+use protocol::l402::TokenId;
+use test_postgres::Server;
+
+use super::*;
+use crate::adapters::ledger::conformance;
+use crate::config::Password;
+use crate::domain::keys::KeySource;
+use crate::domain::offer::{Scheme, Validity};
+use crate::domain::ports::SessionLedger as _;
+
+mod connections;
+mod several;
+
+/// A database of its own on this program's server.
+async fn database() -> String {
+    tokio::task::spawn_blocking(test_postgres::database)
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn config(url: &str) -> PostgresConfig {
+    PostgresConfig {
+        target: url.parse().unwrap(),
+        tls: false,
+        ca_file: None,
+        password: Password::NONE,
+        pool_size: 8,
+    }
+}
+
+async fn open(url: &str) -> PostgresLedger {
+    PostgresLedger::open(&config(url), Migration::ToLatest)
+        .await
+        .unwrap()
+}
+
+async fn execute(url: &str, sql: &str) {
+    let (url, sql) = (url.to_owned(), sql.to_owned());
+    tokio::task::spawn_blocking(move || test_postgres::execute(&url, &sql))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_does_what_every_ledger_must() {
+    conformance::all(async || open(&database().await).await).await;
+}
+
+#[tokio::test]
+async fn what_was_committed_is_flushed_to_disk() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let client = ledger.pool.get().await.unwrap();
+    for (setting, value) in [
+        ("fsync", "on"),
+        ("synchronous_commit", "on"),
+        ("full_page_writes", "on"),
+        ("transaction_isolation", "read committed"),
+        ("idle_in_transaction_session_timeout", "3s"),
+        ("TimeZone", "UTC"),
+    ] {
+        let row = client
+            .query_one(&format!("SHOW {setting}"), &[])
+            .await
+            .unwrap();
+        assert_eq!(row.get::<_, &str>(0), value, "{setting}");
+    }
+}
+
+fn key(mark: u8) -> NewKey {
+    NewKey {
+        source: KeySource::Ledger(MasterSecret::new([mark; 32])),
+        fingerprint: [mark; 32],
+    }
+}
+
+fn offer(n: u8) -> OfferRow {
+    OfferRow {
+        payment_hash: PaymentHash([n; 32]),
+        token_id: TokenId::new(0, [n; 31]),
+        service: "s".to_owned(),
+        scheme: Scheme::L402,
+        amount: Msat::new(1).unwrap(),
+        created: UnixSeconds(1),
+        expires: UnixSeconds(2),
+        valid_until: Validity::Forever,
+    }
+}
+
+fn batch(offers: Vec<OfferRow>) -> OfferBatch {
+    OfferBatch {
+        generation: 0,
+        offers,
+    }
+}
+
+fn claim(payment: u64, attempt: u8) -> NewClaim {
+    let mut hash = [0; 32];
+    hash[..8].copy_from_slice(&payment.to_be_bytes());
+    NewClaim {
+        payment_hash: PaymentHash(hash),
+        attempt: AttemptId([attempt; 16]),
+        challenge_id: "challenge".to_owned(),
+        service: "weather".to_owned(),
+        amount: Sat::new(10).unwrap(),
+        expires: UnixSeconds(100_000_000_000),
+    }
+}
+
+/// Every claim is young, so that nobody loses for good.
+const YOUNG: ClaimTimes = ClaimTimes {
+    young: Duration::from_secs(3_600),
+    kept: Duration::from_secs(3_600),
+};
+
+#[tokio::test]
+async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() {
+    let ledger = open(&database().await).await;
+    ledger.install_first_key(key(1), 1).await.unwrap();
+    for broken in [
+        OfferRow {
+            amount: Msat::ZERO,
+            ..offer(1)
+        },
+        OfferRow {
+            service: String::new(),
+            ..offer(1)
+        },
+        OfferRow {
+            expires: UnixSeconds(0),
+            ..offer(1)
+        },
+    ] {
+        let refused = ledger.record_offers(batch(vec![broken])).await;
+        assert!(matches!(refused, Err(LedgerError::Store(_))), "{refused:?}");
+    }
+    assert_eq!(ledger.outstanding().await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_full_deny_list_takes_no_more() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let most = MAX_REVOCATIONS;
+    execute(
+        &url,
+        &format!(
+            "INSERT INTO revocations (identifier_hash, added_version, created_at)
+             SELECT sha256(n::text::bytea), 1, 1 FROM generate_series(2, {most}) AS n"
+        ),
+    )
+    .await;
+    let revoke = |hash: u8| {
+        let revocation = NewRevocation {
+            identifier_hash: [hash; 32],
+            expires: Validity::Forever,
+            at: UnixSeconds(1),
+        };
+        ledger.revoke(revocation, 1)
+    };
+    assert_eq!(revoke(1).await, Ok(true), "the last one");
+    assert_eq!(revoke(2).await, Err(LedgerError::DenyListFull));
+    assert_eq!(revoke(1).await, Ok(false), "revoked before");
+}
+
+#[tokio::test]
+async fn an_error_shows_nothing_of_a_row() {
+    let ledger = open(&database().await).await;
+    let broken =
+        "INSERT INTO key_generations (id, state, secret, fingerprint, added_version, created_at)
+                  VALUES (0, 'current', '\\xdeadbeef'::bytea, '\\xfeed'::bytea, 1, 1)";
+    let client = ledger.pool.get().await.unwrap();
+    let error = client.batch_execute(broken).await.unwrap_err();
+    let detail = error.as_db_error().unwrap().detail().unwrap_or_default();
+    assert!(detail.contains("deadbeef"), "the database's own: {detail}");
+    let ours = LedgerError::from(failure::Failure::from(error)).to_string();
+    assert!(ours.contains("violates check constraint"), "{ours}");
+    assert!(!ours.contains("beef") && !ours.contains("feed"), "{ours}");
+}
+
+#[tokio::test]
+async fn a_claim_that_makes_no_sense_fails_alone() {
+    let ledger = Arc::new(open(&database().await).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move {
+            let mut claim = claim(n, 1);
+            let is_broken = n % 16 == 3;
+            if is_broken {
+                claim.service = String::new();
+            }
+            (is_broken, ledger.claim(claim, YOUNG).await)
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        match done.unwrap() {
+            (false, claimed) => assert_eq!(claimed, Ok(Claimed::Won)),
+            (true, claimed) => assert!(matches!(claimed, Err(LedgerError::Store(_)))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn claims_that_wait_share_a_commit() {
+    let commits = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&commits);
+    let observer: Observer =
+        Arc::new(move |commit: Commit| seen.lock().unwrap().push(commit.changes));
+    let url = database().await;
+    let config = config(&url);
+    let ledger = PostgresLedger::open_observed(&config, Migration::ToLatest, observer);
+    let ledger = Arc::new(ledger.await.unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move { ledger.claim(claim(n, 1), YOUNG).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        assert_eq!(done.unwrap(), Ok(Claimed::Won));
+    }
+    let commits = commits.lock().unwrap().clone();
+    assert_eq!(commits.iter().sum::<usize>(), 500);
+    assert!(commits.len() < 250, "{} commits for 500", commits.len());
+}
+
+/// No sidecar was there for longer than leases and sessions live: nobody could hear them.
+#[tokio::test]
+async fn what_nobody_could_hear_is_not_ended() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    conformance::open_with_lease(&ledger).await;
+    let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1;";
+    let deaf = "UPDATE hearing SET heard_ms = 0;";
+    execute(&url, &format!("{silent}{deaf}")).await;
+    ledger.begin_serving().await.unwrap();
+    let times = crate::domain::lease::Times::default();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
+    assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
+
+    // Another sidecar has heard all the time.
+    execute(&url, silent).await;
+    ledger.begin_serving().await.unwrap();
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert_eq!(swept.sessions, 1);
+    assert!(swept.reclaimed > 0);
+    assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    conformance::open_and_close(&ledger).await;
+    let expire = "UPDATE session_results SET expires_at = 1 WHERE kind = 'close'";
+    execute(&url, expire).await;
+    assert_eq!(ledger.drop_old_results(10).await, Ok(1));
+    let client = ledger.pool.get().await.unwrap();
+    let kinds = client.query_one("SELECT string_agg(kind, ',') FROM session_results", &[]);
+    assert_eq!(kinds.await.unwrap().get::<_, &str>(0), "open");
+}
+
+#[tokio::test]
+async fn what_does_not_add_up_is_named() {
+    let mut named = std::collections::BTreeSet::new();
+    for fault in conformance::books::FAULTS {
+        let url = database().await;
+        let ledger = open(&url).await;
+        let execute = async |sql: &str| execute(&url, sql).await;
+        named.extend(conformance::books::a_fault_is_named(&ledger, fault, execute).await);
+    }
+    assert!(named.len() >= 9, "{named:?}");
+}
