@@ -22,10 +22,13 @@
 //! - The chunk that cannot be paid whole: its paid part stays in the buffer, the rest comes here,
 //!   Stop; the next tick or chunk lets the paid part go.
 //! - While little waits here: the same for each chunk, so that a tick can let go what is paid since.
-//! - After a large chunk, or when much waits here, Press instead of Stop: the next chunk, added to
-//!   the buffer before its callback, or the end of the stream, when all that waits has to go into
-//!   the buffer, could overflow it. What is paid leaves with the next chunk; a tick can only let go
-//!   what that has put into the buffer.
+//! - When more waits than [`STOP_LIMIT`], Press instead of Stop: the end of the stream, when all that
+//!   waits has to go into the buffer, could overflow it. If a few units pay for all of it, and
+//!   the client knows that it has to, it goes into Envoy's buffer at once, and a tick lets it go when
+//!   they are there. Otherwise it stays here,
+//!   and what is paid leaves with the next chunk; a tick only pays for it.
+//! - The same after a chunk of more than [`HUGE_CHUNK`]: the next one, added to the buffer before its
+//!   callback, could overflow it.
 //! - When more waits than [`SOFT_LIMIT`], all of it goes into Envoy's buffer, and there is
 //!   back-pressure. From then on all of it has to be paid before any of it leaves.
 //! - The stream has ended: all has to be paid before any of it leaves.
@@ -41,14 +44,21 @@ pub const SOFT_LIMIT: usize = 256 * 1024;
 /// With more bytes than this waiting here nothing is stopped: at the end of the stream they would
 /// have to go into Envoy's buffer at once, beside a chunk, and may be too many.
 const STOP_LIMIT: usize = 64 * 1024;
+/// What Envoy's buffer holds: a chunk beside [`STOP_LIMIT`].
+const MOST_AT_ONCE: usize = 112 * 1024;
 /// Most bytes that are put into Envoy's buffer and let go at once. What overflows the buffer resets
 /// the stream within the call, and to let go a stream that is gone crashes Envoy: so more than this
 /// waits in the buffer for the next tick, which first looks whether the stream is still there.
 const SLICE: usize = 16 * 1024;
 
-/// A chunk as large as this comes from an upstream that has more: the next one may be as large as
-/// Envoy's buffer.
+/// A chunk as large as this comes from an upstream that has more: nothing is kept in Envoy's buffer
+/// beside the next one.
 const LARGE_CHUNK: usize = 16 * 1024;
+/// A chunk of more bytes than this does not come where the upstream's buffer is as small as we
+/// recommend: the next one may be larger than the buffer here.
+const HUGE_CHUNK: usize = 48 * 1024;
+/// So many units are had at once or not at all: to wait for all of them is no loss.
+const FEW: usize = 8;
 
 /// Where units come from.
 pub trait Till {
@@ -133,7 +143,7 @@ enum Mode {
     Pressed {
         /// Units that are lacking for it.
         owed: u64,
-        /// Units that were taken for it.
+        /// Units that were taken for it, so far.
         paid: u64,
     },
     /// The client has been told that it ends here; whatever else comes is dropped.
@@ -177,6 +187,11 @@ impl<T: Till> Till for OnCredit<'_, T> {
     fn receipt(&self, units: u64) -> String {
         self.till.receipt(units)
     }
+}
+
+/// How much may wait in Envoy's buffer for a tick, beside a chunk like the one that has come.
+const fn beside(chunk: usize) -> usize {
+    if chunk < LARGE_CHUNK { SLICE } else { 0 }
 }
 
 impl Meter {
@@ -271,15 +286,22 @@ impl Meter {
 
     fn passing(&mut self, chunk: &[u8], till: &mut impl Till) -> Step {
         let is_paid = self.pay(till);
-        if !is_paid && self.has_ended && self.backlog.len() > STOP_LIMIT {
+        let waiting = self.backlog.len();
+        let is_much = waiting > STOP_LIMIT || chunk.len() > HUGE_CHUNK;
+        if !is_paid && is_much && (self.has_ended || self.can_be_pressed(waiting)) {
             return self.press(till);
         }
-        let out = self.let_all_go();
+        let presses = is_much && !self.has_ended;
+        let out = if is_paid || self.has_ended || presses {
+            self.let_all_go()
+        } else {
+            self.backlog.let_go(beside(chunk.len())).collect()
+        };
         let kept = out.len();
         let go = if is_paid {
             self.then_on();
             Go::On
-        } else if chunk.len() >= LARGE_CHUNK && !self.has_ended {
+        } else if presses {
             self.mode = Mode::Pressing { kept };
             Go::Press
         } else {
@@ -295,6 +317,12 @@ impl Meter {
             change,
             ..Step::go(go)
         }
+    }
+
+    /// So much may wait in Envoy's buffer as a whole, where nothing more can be said to the client.
+    fn can_be_pressed(&self, waiting: usize) -> bool {
+        self.backlog.open() == 0
+            && (waiting > SOFT_LIMIT || self.is_told && self.backlog.lacks_only(FEW))
     }
 
     fn stopped(&mut self, kept: &[u8], chunk: usize, till: &mut impl Till) -> Step {
@@ -334,8 +362,13 @@ impl Meter {
             return Step { go, ..step };
         }
         self.mode = Mode::Stopped { kept: 0 };
-        if self.backlog.open() > 0 || self.backlog.len() <= STOP_LIMIT && chunk < LARGE_CHUNK {
+        let waiting = self.backlog.len();
+        if self.backlog.open() > 0 || waiting <= STOP_LIMIT && chunk <= HUGE_CHUNK {
             return step;
+        }
+        let is_alone = kept.is_empty() && out.is_empty();
+        if is_alone && waiting <= MOST_AT_ONCE && self.can_be_pressed(waiting) {
+            return self.press(till);
         }
         self.mode = Mode::Pressing { kept: 0 };
         Step {
@@ -360,24 +393,35 @@ impl Meter {
         }
         let waiting = self.backlog.len();
         if self.has_ended && waiting > STOP_LIMIT {
-            return self.press(till);
+            let kept_units = if kept > 0 { self.kept_units } else { 0 };
+            let step = self.press(till);
+            if let Mode::Pressed { paid, .. } = &mut self.mode {
+                *paid = paid.saturating_add(kept_units);
+            }
+            return step;
         }
-        if waiting > SOFT_LIMIT && self.backlog.open() == 0 {
+        let is_much = waiting > STOP_LIMIT || chunk > HUGE_CHUNK;
+        if is_much && self.can_be_pressed(waiting) {
             // What may leave is not to wait for the rest.
             return Step {
                 resume: kept > 0,
                 ..self.press(till)
             };
         }
-        if self.has_ended || chunk < LARGE_CHUNK && waiting <= STOP_LIMIT {
-            // From here a tick can go on.
-            let most = if self.has_ended { 0 } else { SLICE };
-            let out: Vec<u8> = self.backlog.let_go(most).collect();
-            self.mode = Mode::Stopped {
-                kept: kept + out.len(),
+        if self.has_ended {
+            self.mode = Mode::Stopped { kept };
+            return Step {
+                change: Change::Replace(Vec::new()),
+                ..Step::go(Go::Stop)
             };
+        }
+        if !is_much {
+            // From here a tick can go on.
+            let out: Vec<u8> = self.backlog.let_go(beside(chunk)).collect();
+            self.mode = Mode::Stopped { kept: out.len() };
             return Step {
                 change: Change::Replace(out),
+                resume: kept > 0,
                 ..Step::go(Go::Stop)
             };
         }
@@ -396,7 +440,8 @@ impl Meter {
 
     /// Gives Envoy all that waits, to be paid as a whole.
     fn press(&mut self, till: &impl Till) -> Step {
-        self.mode = Mode::Pressed { owed: 0, paid: 0 };
+        let paid = self.backlog.unsent();
+        self.mode = Mode::Pressed { owed: 0, paid };
         self.put_on_credit(till)
     }
 
@@ -439,7 +484,7 @@ impl Meter {
         self.has_ended = true;
         match self.mode {
             // Bytes that wait here cannot be put back: better broken off than incomplete.
-            Mode::Pressing { kept } if self.backlog.lacks() => {
+            Mode::Pressing { kept } if self.backlog.lacks() || self.backlog.open() > 0 => {
                 self.wasted = if kept > 0 { self.kept_units } else { 0 };
                 self.mode = Mode::Over;
                 Step {
@@ -477,8 +522,11 @@ impl Meter {
     pub fn tick(&mut self, till: &mut impl Till, word: Option<String>) -> Step {
         match self.mode {
             Mode::Passing | Mode::Over => Step::NOTHING,
-            Mode::Pressing { kept: 0 } => Step::NOTHING,
-            Mode::Pressing { .. } => {
+            Mode::Pressing { kept } => {
+                self.pay(till);
+                if kept == 0 {
+                    return Step::NOTHING;
+                }
                 self.mode = Mode::Pressing { kept: 0 };
                 Step::resume(Change::Keep, Go::Press)
             }

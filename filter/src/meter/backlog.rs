@@ -268,6 +268,14 @@ impl Backlog {
         self.tail_lacks || self.cursor.lack.is_some()
     }
 
+    /// At most so many units are lacking for what has come.
+    pub(super) fn lacks_only(&self, few: usize) -> bool {
+        let mut scanner = self.cursor.scanner.clone();
+        let rest = self.bytes.get(self.cursor.read..).unwrap_or_default();
+        let priced = scanner.feed(rest).filter(|event| event.kind == Kind::Data);
+        priced.take(few).count() + usize::from(self.lacks()) <= few
+    }
+
     /// Units spent on this stream.
     pub(super) const fn units(&self) -> u64 {
         self.cursor.units

@@ -250,40 +250,137 @@ fn trailers_wait_for_what_came_before_them() {
     assert!(envoy.is_ended);
 }
 
+fn event(size: usize) -> Vec<u8> {
+    [b"data: ".as_slice(), &vec![b'x'; size], b"\n\n"].concat()
+}
+
+fn theirs(envoy: &Envoy) -> Vec<u8> {
+    envoy.sent().replace(&word(), "").into_bytes()
+}
+
+fn tick_until_quiet(envoy: &mut Envoy) {
+    for _ in 0..100 {
+        envoy.tick(true);
+    }
+}
+
 #[test]
-fn after_a_large_chunk_the_upstream_is_slowed_down_at_once() {
-    let event = [b"data: ".as_slice(), &[b'x'; 10_000], b"\n\n"].concat();
-    let chunk = event.repeat(4);
+fn after_a_large_chunk_a_tick_lets_go_what_is_paid_without_another_chunk() {
+    let event = event(10_000);
     let mut envoy = Envoy::with_units(1);
-    envoy.data(&chunk, false);
+    envoy.data(&event.repeat(4), false);
+    tick_until_quiet(&mut envoy);
+    let held = [event.repeat(2), word().into_bytes()].concat();
+    assert_eq!(envoy.sent().as_bytes(), held);
+    envoy.data(&event.repeat(4), false);
+    envoy.purse.units = 6;
+    tick_until_quiet(&mut envoy);
+    assert_eq!(theirs(&envoy), event.repeat(8));
+
+    // The next one may be as large as the buffer: nothing of ours is in it.
+    let mut envoy = Envoy::with_units(1);
+    envoy.data(&event.repeat(4), false);
+    envoy.data(&event.repeat(13), false);
+    envoy.purse.units = 16;
+    envoy.data(&event, false);
+    tick_until_quiet(&mut envoy);
+    assert_eq!(envoy.sent().as_bytes(), event.repeat(18));
+}
+
+#[test]
+fn much_that_few_units_pay_for_leaves_with_a_tick_once_they_are_there() {
+    let event = event(10_000);
+    let mut envoy = Envoy::with_units(1);
+    for _ in 0..9 {
+        envoy.data(&event, false);
+        envoy.tick(true);
+    }
+    tick_until_quiet(&mut envoy);
+    envoy.purse.units = 7;
+    tick_until_quiet(&mut envoy);
+    assert_eq!(theirs(&envoy), event.repeat(9));
+    assert_eq!((envoy.purse.units, envoy.meter.unsent()), (0, 0));
+}
+
+#[test]
+fn much_that_many_units_pay_for_is_paid_by_ticks_and_leaves_by_and_by() {
+    let event = event(1_000);
+    let mut envoy = Envoy::with_units(0);
+    for _ in 0..100 {
+        envoy.data(&event, false);
+    }
+    assert!(envoy.meter.held() > STOP_LIMIT);
+    envoy.purse.units = 10;
+    tick_until_quiet(&mut envoy);
+    assert_eq!(envoy.purse.units, 0, "so the stream does not time out");
+    envoy.data(&event, false);
+    tick_until_quiet(&mut envoy);
+    assert_eq!(theirs(&envoy), event.repeat(11));
+    assert!(envoy.sent().contains(&word()));
+    envoy.purse.units = 90;
+    tick_until_quiet(&mut envoy);
+    assert!(!envoy.meter.is_waiting());
+    envoy.data(b"data: 1\n\n", true);
+    tick_until_quiet(&mut envoy);
+    envoy.purse.units = 1;
+    tick_until_quiet(&mut envoy);
+    assert!(envoy.is_ended && envoy.meter.unsent() == 0);
+}
+
+#[test]
+fn after_a_huge_chunk_the_upstream_is_slowed_down_at_once() {
+    let event = event(10_000);
+    let mut envoy = Envoy::with_units(1);
+    envoy.data(&event.repeat(10), false);
     envoy.tick(true);
     assert_eq!(envoy.sent().as_bytes(), event.repeat(2));
     // What is as large as the buffer does not reset the stream, and what is paid goes on.
     envoy.purse.units = 3;
     envoy.data(&event.repeat(100), false);
     envoy.tick(true);
-    assert_eq!(envoy.sent().as_bytes(), event.repeat(5));
+    assert_eq!(theirs(&envoy), event.repeat(5));
     envoy.data(&event.repeat(100), false);
     assert!(envoy.is_slowed());
-    envoy.purse.units = 199;
+    envoy.purse.units = 205;
     envoy.tick(true);
-    assert_eq!(envoy.sent().as_bytes(), event.repeat(204));
+    assert_eq!(theirs(&envoy), event.repeat(210));
 
     // A small chunk says that it is not quick any more.
     let mut envoy = Envoy::with_units(1);
-    envoy.data(&chunk, false);
+    envoy.data(&event.repeat(6), false);
     envoy.data(b": still here\n\n", false);
-    envoy.tick(true);
-    assert_eq!(
-        envoy.sent().replace(&word(), "").as_bytes(),
-        event.repeat(2)
-    );
-    assert!(envoy.sent().ends_with(&word()));
+    tick_until_quiet(&mut envoy);
+    let told = [event.repeat(2), word().into_bytes()].concat();
+    assert_eq!(envoy.sent().as_bytes(), told);
 
     // Trailers come where nothing can be put back: broken off, and nothing is paid for nothing.
-    let mut envoy = Envoy::with_units(1);
-    envoy.data(&chunk, false);
-    envoy.trailers();
-    assert!(envoy.is_closed);
-    assert_eq!((envoy.sent(), envoy.meter.unsent()), ("", 2));
+    for units in [1, 20] {
+        let mut envoy = Envoy::with_units(1);
+        envoy.data(&event.repeat(12), false);
+        envoy.purse.units = units - 1;
+        if units > 1 {
+            envoy.tick(true);
+        }
+        envoy.trailers();
+        assert!(envoy.is_closed);
+        let sent = envoy.sent().len() / event.len();
+        let spent = envoy.purse.taken + 1 - envoy.meter.unsent();
+        assert_eq!(spent, sent as u64);
+    }
+}
+
+#[test]
+fn units_for_the_start_of_what_waits_as_a_whole_are_known() {
+    let event = event(10_000);
+    for chunk in [1, 30, 150] {
+        let mut envoy = Envoy::with_units(2);
+        envoy.data(&event.repeat(5), false);
+        envoy.data(&event.repeat(chunk), true);
+        envoy.tick(true);
+        if !envoy.is_closed {
+            envoy.time_out();
+        }
+        let sent = envoy.sent().matches("data: x").count() as u64;
+        assert_eq!(envoy.purse.taken + 1 - envoy.meter.unsent(), sent);
+    }
 }
