@@ -341,7 +341,9 @@ impl Gate {
         let waiting = &self.state.waiting;
         waiting.has_due()
             || payment::IS_BUILT_IN
-                && (waiting.units.len() > 0 || self.state.sessions.streams.want_ticks())
+                && (waiting.units.len() > 0
+                    || self.state.sessions.reports.are_urgent()
+                    || self.state.sessions.streams.want_ticks())
     }
 
     /// The next held request that need not wait any longer.

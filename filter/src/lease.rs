@@ -4,7 +4,7 @@
 //! the reports of all leases go to the sidecar in one call, and its answers come back here. All
 //! times are milliseconds of one clock that never goes back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Report};
@@ -66,8 +66,9 @@ struct Lease {
     granted: u64,
     used: u64,
     returned: u64,
-    /// What the newest report said of `used`.
+    /// What the newest report said of `used` and `returned`.
     told_used: u64,
+    told_returned: u64,
     /// What the account had spent when that was answered.
     account_spent: u64,
     /// Before the first answer this is 0, and nothing can be spent.
@@ -75,6 +76,8 @@ struct Lease {
     returning: bool,
     /// What the request or event that waits costs; 0 if none waits.
     need: u64,
+    /// Before then the need is not asked for: it is known that there is too little.
+    rests_until_ms: u64,
     price: u64,
     wanted_at_ms: u64,
     pace: Pace,
@@ -88,10 +91,12 @@ impl Lease {
             used: 0,
             returned: 0,
             told_used: 0,
+            told_returned: 0,
             account_spent: 0,
             valid_until_ms: 0,
             returning: false,
             need: 0,
+            rests_until_ms: 0,
             price: 0,
             wanted_at_ms: now_ms,
             pace: Pace::new(),
@@ -119,8 +124,33 @@ impl Lease {
         self.granted.max(self.used.saturating_add(second))
     }
 
+    /// L5: what has lapsed or is not wanted is returned.
+    const fn look_at_clock(&mut self, now_ms: u64, idle_ms: u64) {
+        let has_lapsed = self.granted > 0 && now_ms >= self.valid_until_ms;
+        let is_idle = now_ms.saturating_sub(self.wanted_at_ms) >= idle_ms;
+        if is_idle {
+            self.need = 0;
+        }
+        self.returning |= has_lapsed || is_idle;
+    }
+
+    /// Whoever waits is to ask now.
+    const fn asks(&self, now_ms: u64) -> bool {
+        self.need > 0 && now_ms >= self.rests_until_ms
+    }
+
+    /// There is nothing to say that would not be in vain.
+    const fn rests(&self, now_ms: u64) -> bool {
+        now_ms < self.rests_until_ms
+            && self.need > 0
+            && !self.returning
+            && self.unspent() == 0
+            && self.told_used == self.used
+            && self.told_returned == self.returned
+    }
+
     fn report(&mut self, account: AccountId, now_ms: u64) -> Report {
-        self.told_used = self.used;
+        (self.told_used, self.told_returned) = (self.used, self.returned);
         Report {
             account,
             holder: self.holder,
@@ -188,6 +218,8 @@ pub struct Leases {
     times: Times,
     next_holder: u128,
     leases: BTreeMap<AccountId, Lease>,
+    /// Accounts of which somebody may need something at once.
+    needed: BTreeSet<AccountId>,
     /// Leases that are returned although another one of the account may be in use.
     returning: VecDeque<(AccountId, Lease)>,
     /// Oldest first.
@@ -207,6 +239,7 @@ impl Leases {
             times,
             next_holder: u128::from_le_bytes(seed),
             leases: BTreeMap::new(),
+            needed: BTreeSet::new(),
             returning: VecDeque::new(),
             ended: VecDeque::new(),
             touched: Vec::new(),
@@ -296,6 +329,9 @@ impl Leases {
             lease.pace.spent(price, now_ms);
             return Spend::Taken(lease.holder);
         }
+        if lease.need == 0 {
+            self.needed.insert(account);
+        }
         lease.need = price;
         Spend::Lacking
     }
@@ -341,6 +377,19 @@ impl Leases {
         }
     }
 
+    /// Even all that is left of the account is too little for those who wait: nothing is asked on
+    /// their behalf before that time, unless somebody says [`Self::ask_now`].
+    pub fn rest(&mut self, account: &AccountId, until_ms: u64) {
+        if let Some(lease) = self.leases.get_mut(account) {
+            lease.rests_until_ms = until_ms;
+        }
+    }
+
+    /// There may be money, or somebody who does not know better asks for it.
+    pub fn ask_now(&mut self, account: &AccountId) {
+        self.rest(account, 0);
+    }
+
     /// Returns the lease of an account that this VM closes (L8): stops spending, and gives the
     /// report that goes with the close.
     pub fn release(&mut self, account: &AccountId, now_ms: u64) -> Option<Report> {
@@ -349,15 +398,28 @@ impl Leases {
         Some(lease.report(*account, now_ms))
     }
 
+    /// The reports of what is needed at once, between ticks.
+    pub fn urgent_reports(&mut self, now_ms: u64) -> Vec<Report> {
+        let (leases, idle_ms) = (&mut self.leases, self.times.idle_ms);
+        let mut reports = Vec::new();
+        self.needed.retain(|account| {
+            let lease = leases.get_mut(account).filter(|lease| lease.need > 0);
+            let Some(lease) = lease else {
+                return false;
+            };
+            lease.look_at_clock(now_ms, idle_ms);
+            if lease.asks(now_ms) && reports.len() < MAX_REPORTS {
+                reports.push(lease.report(*account, now_ms));
+            }
+            true
+        });
+        reports
+    }
+
     /// The reports of this tick; none when nothing is held, needed or returning (L9).
     pub fn reports(&mut self, now_ms: u64) -> Vec<Report> {
         for lease in self.leases.values_mut() {
-            let has_lapsed = lease.granted > 0 && now_ms >= lease.valid_until_ms;
-            let is_idle = now_ms.saturating_sub(lease.wanted_at_ms) >= self.times.idle_ms;
-            if is_idle {
-                lease.need = 0;
-            }
-            lease.returning |= has_lapsed || is_idle;
+            lease.look_at_clock(now_ms, self.times.idle_ms);
         }
         let is_forgotten = |lease: &Lease| {
             let age = now_ms.saturating_sub(lease.wanted_at_ms);
@@ -394,6 +456,7 @@ impl Leases {
         let reports: Vec<_> = self
             .leases
             .range_mut((start, Bound::Unbounded))
+            .filter(|(_, lease)| !lease.rests(now_ms))
             .take(MAX_REPORTS)
             .map(|(account, lease)| lease.report(*account, now_ms))
             .collect();

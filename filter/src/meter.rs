@@ -641,15 +641,21 @@ impl Meter {
         }
     }
 
-    /// A tick is needed.
+    /// A tick could do something, also without a unit.
     #[must_use]
     pub const fn wants_tick(&self) -> bool {
         match self.mode {
             Mode::Passing | Mode::Over => false,
             Mode::Pressing { kept } => kept > 0,
-            Mode::Stopped { kept } => kept > 0 || self.backlog.open() > 0 || self.backlog.lacks(),
-            Mode::Pressed { .. } | Mode::Cut => true,
+            Mode::Stopped { kept } => (kept > 0 || self.backlog.open() > 0) && !self.is_stuck(),
+            Mode::Pressed { owed, .. } => owed == 0,
+            Mode::Cut => true,
         }
+    }
+
+    /// The stream has ended, and nothing of it may leave before all is paid.
+    const fn is_stuck(&self) -> bool {
+        self.has_ended && self.backlog.lacks()
     }
 
     /// Units taken so far, the one that came with the request included. While more is owed for what

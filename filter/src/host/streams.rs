@@ -190,7 +190,7 @@ fn put(context: u32, step: Step) {
 /// units have one.
 pub(super) fn take_turns(root: &Root, is_tick: bool) {
     let turns = match root.gate.try_borrow_mut() {
-        Ok(mut gate) => gate.stream_turns(LOOKS, is_tick),
+        Ok(mut gate) => gate.stream_turns(LOOKS, is_tick, &Envoy),
         Err(_) => return,
     };
     if turns.is_empty() {
@@ -199,6 +199,9 @@ pub(super) fn take_turns(root: &Root, is_tick: bool) {
     let mut taken = 0;
     for context in turns {
         if taken >= TURNS {
+            if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                gate.put_off(context);
+            }
             break;
         }
         let is_there = turns::is_there(context);

@@ -219,9 +219,7 @@ fn a_large_event_is_paid_at_its_start_and_not_kept() {
     envoy.tick(true);
     assert_eq!(envoy.sent(), text(&["data: 1\n\n", &word()]));
     envoy.purse.units = 2;
-    while envoy.meter.wants_tick() {
-        envoy.tick(true);
-    }
+    tick_until_quiet(&mut envoy);
     assert_eq!(envoy.purse.units, 1);
     envoy.data(&[b'y'; 100_000], false);
     assert_eq!(envoy.meter.held(), 0);

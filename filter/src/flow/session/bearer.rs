@@ -37,6 +37,8 @@ pub(super) struct Heard {
     pub(super) need: u64,
     /// Of the report.
     pub(super) number: u64,
+    /// When it was sent, by the steady clock.
+    pub(super) asked_ms: u64,
 }
 
 impl From<InVain> for Why {
@@ -259,6 +261,7 @@ impl State {
             what: asker,
         };
         self.waiting.units.push(waiter, look_up);
+        self.sessions.leases.ask_now(&account);
         self.sessions.reports.hurry();
         None
     }
@@ -333,6 +336,7 @@ impl State {
             in_vain,
             need,
             number,
+            ..
         } = *heard;
         let remembered = match in_vain {
             Some(InVain::Unknown) => Some(UNKNOWN_MS),
@@ -364,7 +368,7 @@ impl State {
             }
         }
         self.serve_waiting(config, account, now);
-        self.sessions.streams.heard_of(heard);
+        self.streams_heard_of(heard);
     }
 
     /// Spends what has come for those who wait, in the order of their arrival.

@@ -374,6 +374,7 @@ impl Gate {
                 // Whoever waits for the money asks again, whatever was said before.
                 let next = state.sessions.reports.next_number();
                 state.waiting.units.ask_again(&account, next);
+                state.sessions.leases.ask_now(&account);
                 state.sessions.reports.hurry();
                 state.note_session(config, asker.client, now.ms);
                 let receipt = Receipt::new(&call.challenge_id, call.session_id(), at);
@@ -387,6 +388,7 @@ impl Gate {
                     in_vain: Some(InVain::Closed),
                     need: 0,
                     number: u64::MAX,
+                    asked_ms: sent_ms,
                 };
                 state.heard_of(config, &heard, now);
                 let receipt =

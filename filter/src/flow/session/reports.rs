@@ -37,6 +37,8 @@ pub(in crate::flow) struct Reports {
     /// Of the latest call.
     number: u64,
     sent_ms: Option<u64>,
+    /// When all leases were last reported.
+    all_ms: Option<u64>,
     /// Oldest first. Only the last one is waited for.
     under_way: VecDeque<Sent>,
     /// Somebody has just begun to wait, or need not wait any longer for money that has come.
@@ -53,20 +55,37 @@ impl Reports {
         self.is_urgent = true;
     }
 
-    fn is_due(&self, is_awaited: bool, timeout_ms: u64, now_ms: u64) -> bool {
-        let Some(sent_ms) = self.sent_ms else {
-            return true;
-        };
-        let age = now_ms.saturating_sub(sent_ms);
-        if !self.under_way.is_empty() {
-            return age > timeout_ms;
-        }
-        let pause = match is_awaited || self.is_urgent {
-            true => SOON_MS,
-            false => TICK_MS,
-        };
-        age.saturating_add(SLACK_MS) >= pause
+    /// A report is due before the next tick.
+    pub(in crate::flow) const fn are_urgent(&self) -> bool {
+        self.is_urgent
     }
+
+    /// What is to be reported now.
+    fn due(&self, is_awaited: bool, timeout_ms: u64, now_ms: u64) -> Option<Scope> {
+        let age = |since: Option<u64>| {
+            since.map_or(u64::MAX, |since_ms| {
+                now_ms.saturating_sub(since_ms).saturating_add(SLACK_MS)
+            })
+        };
+        let quiet_ms = age(self.sent_ms);
+        if !self.under_way.is_empty() && quiet_ms <= timeout_ms.saturating_add(SLACK_MS) {
+            return None;
+        }
+        if age(self.all_ms) >= TICK_MS {
+            return Some(Scope::All);
+        }
+        let is_urgent = is_awaited || self.is_urgent;
+        (is_urgent && quiet_ms >= SOON_MS).then_some(Scope::Needed)
+    }
+}
+
+/// What one call tells of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Scope {
+    /// All leases.
+    All,
+    /// Those of which somebody here waits for units.
+    Needed,
 }
 
 impl State {
@@ -77,13 +96,16 @@ impl State {
             return;
         }
         let timeout_ms = millis(config.sidecar.timeout).min(TIMEOUT_MS);
-        let is_awaited = self.waiting.units.len() > 0 || sessions.streams.are_waiting();
+        let is_awaited = self.waiting.units.len() > 0 || sessions.streams.are_hopeful();
         // A call that never came back by itself: the host answers each, if only with a timeout.
         let lost_ms = timeout_ms.saturating_add(250);
-        if !sessions.reports.is_due(is_awaited, lost_ms, now.steady_ms) {
+        let Some(scope) = sessions.reports.due(is_awaited, lost_ms, now.steady_ms) else {
             return;
-        }
-        let reports = sessions.leases.reports(now.steady_ms);
+        };
+        let reports = match scope {
+            Scope::All => sessions.leases.reports(now.steady_ms),
+            Scope::Needed => sessions.leases.urgent_reports(now.steady_ms),
+        };
         sessions.reports.is_urgent = false;
         if reports.is_empty() {
             return;
@@ -105,6 +127,9 @@ impl State {
             return;
         }
         sent.sent_ms = Some(now.steady_ms);
+        if scope == Scope::All {
+            sent.all_ms = Some(now.steady_ms);
+        }
         sent.under_way.push_back(Sent {
             number,
             at_ms: now.steady_ms,
@@ -158,6 +183,7 @@ impl Gate {
                 in_vain,
                 need: need.map_or(0, |(_, need)| *need),
                 number,
+                asked_ms: sent.at_ms,
             };
             state.heard_of(&self.config, &heard, now);
         }

@@ -3,7 +3,10 @@
 //! Each has a [`Meter`]; here is what it costs, whose money it is, and how long it may wait for
 //! more. Envoy tells nobody of a stream that has gone, so all are looked for in turn.
 
+mod line;
+
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use protocol::hash::PaymentHash;
@@ -12,22 +15,36 @@ use protocol::payment::event::{Balance, StreamReceipt};
 use protocol::policy::PluginConfig;
 use protocol::time::UnixSeconds;
 
+use self::line::{Line, Pace, Standing};
 use super::Spent;
 use super::bearer::Heard;
 use crate::flow::{Gate, Now, State, Surroundings, millis};
 use crate::lease::{InVain, Leases, Spend};
 use crate::meter::{Meter, Step, Till};
 
-/// Streams that wait for money in this VM, at most: with what waits for each in memory.
-const MOST_WAITING: usize = 512;
+/// Streams in this VM whose sessions are known to have too little, at most.
+const MOST_SHORT: usize = 512;
 /// The same of one session.
-const MOST_WAITING_PER_ACCOUNT: usize = 32;
+const MOST_SHORT_PER_ACCOUNT: usize = 32;
+/// Bytes that wait in this VM for units, at most.
+const MOST_HELD: usize = 128 * 1024 * 1024;
 /// How long a lease may be late before the client is told that its money is at an end.
 const LATE_MS: u64 = 1_000;
+/// Units that a stream takes in a turn while others of its session wait for some.
+const MOST_IN_A_TURN: u32 = 16;
 /// Leases of which it is remembered how much was taken for a stream.
 const MOST_TAKINGS: usize = 64;
 
-/// Why a stream gets nothing more.
+/// Time between questions on behalf of streams whose sessions have too little: at first, and after
+/// they have waited for long.
+const ASK_MS: u64 = 100;
+const ASK_SELDOM_MS: u64 = 1_000;
+/// That time grows with the time that they have waited, of which it is this part.
+const ASK_PART: u64 = 50;
+/// Reports go with ticks, which come a little early or late.
+const SLACK_MS: u64 = 10;
+
+/// Whether a stream gets more.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Hope {
     /// Units may come.
@@ -46,9 +63,10 @@ struct Stream {
     takings: Vec<(HolderId, u64)>,
     /// Since when it waits for its next unit, by the steady clock.
     waits_since_ms: Option<u64>,
-    /// It wants ticks.
-    is_active: bool,
     hope: Hope,
+    standing: Standing,
+    /// Bytes that wait.
+    held: usize,
     /// When it was last said that the session is in use.
     touched_ms: u64,
     /// What the session had spent when that was last known.
@@ -59,13 +77,10 @@ struct Stream {
 #[derive(Default)]
 pub(in crate::flow) struct Streams {
     all: Vec<(u32, Box<Stream>)>,
-    /// How many wait.
-    waiting: usize,
-    /// How many want ticks, those included.
-    active: usize,
-    /// Where the next turns begin.
-    next_turn: u32,
-    /// The same for looking whether streams are still there.
+    line: Line,
+    /// Bytes that wait.
+    held: usize,
+    /// Where it is next looked whether streams are still there.
     next_look: u32,
 }
 
@@ -79,45 +94,111 @@ impl Streams {
         self.all.get_mut(place).map(|(_, stream)| &mut **stream)
     }
 
-    /// Somebody waits for units.
-    pub(in crate::flow) const fn are_waiting(&self) -> bool {
-        self.waiting > 0
-    }
-
-    fn count_waiting(&self, account: &AccountId) -> usize {
-        if self.waiting == 0 {
-            return 0;
-        }
-        let all = self.all.iter().map(|(_, stream)| stream);
-        all.filter(|one| one.waits_since_ms.is_some() && one.spent.account() == *account)
-            .count()
+    /// Somebody waits for units that may come.
+    pub(in crate::flow) const fn are_hopeful(&self) -> bool {
+        self.line.are_hopeful()
     }
 
     pub(in crate::flow) fn wait_for(&self, account: &AccountId) -> bool {
-        self.count_waiting(account) > 0
+        !self.line.waiting_for(account).is_empty()
     }
 
-    pub(in crate::flow) const fn want_ticks(&self) -> bool {
-        self.active > 0
+    pub(in crate::flow) fn want_ticks(&self) -> bool {
+        self.line.want_quick_turns()
     }
 
-    /// News of a session.
-    pub(super) fn heard_of(&mut self, heard: &Heard) {
-        if self.waiting == 0 {
+    /// Takes note of where a stream stands now.
+    fn settle(&mut self, id: u32) {
+        let Ok(place) = self.place(id) else {
+            return;
+        };
+        let Some((_, stream)) = self.all.get_mut(place) else {
+            return;
+        };
+        let standing = stream.where_it_stands();
+        let before = std::mem::replace(&mut stream.standing, standing);
+        let held = stream.meter.held();
+        self.held = (self.held + held) - std::mem::replace(&mut stream.held, held);
+        let account = stream.spent.account();
+        self.line.moved(id, account, before, standing);
+    }
+
+    /// Of too many that wait without money, those that have waited longest are given up: whoever has
+    /// just run dry may still be paying.
+    fn give_up_some(&mut self, account: &AccountId) {
+        let all = &self.all;
+        let find = |id: u32| {
+            let place = all.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+            all.get(place).map(|(_, stream)| stream)
+        };
+        let short = |id: &u32| {
+            let stream = find(*id).filter(|stream| stream.standing.is_short())?;
+            Some((stream.waits_since_ms, *id))
+        };
+        let of_account = self.line.waiting_for(account);
+        let too_many = if of_account.iter().filter_map(short).count() > MOST_SHORT_PER_ACCOUNT {
+            of_account.iter().filter_map(short).min()
+        } else if self.line.count_short() > MOST_SHORT || self.held > MOST_HELD {
+            self.line.all_waiting().filter_map(|id| short(&id)).min()
+        } else {
+            None
+        };
+        if let Some((_, id)) = too_many {
+            self.give_up(id);
+        }
+    }
+
+    fn give_up(&mut self, id: u32) {
+        if let Some(stream) = self.find(id) {
+            stream.hope = Hope::None;
+        }
+        self.settle(id);
+    }
+
+    /// Too much waits: a stream without money goes, or else the one that has brought more.
+    fn look_at_memory(&mut self, id: u32, account: &AccountId) {
+        if self.held > MOST_HELD {
+            match self.line.count_short() {
+                0 => self.give_up(id),
+                _ => self.give_up_some(account),
+            }
+        }
+    }
+}
+
+impl State {
+    /// News of a session: those who wait for it have a turn.
+    pub(super) fn streams_heard_of(&mut self, heard: &Heard) {
+        let streams = &mut self.sessions.streams;
+        let waiting = streams.line.waiting_for(&heard.account).to_vec();
+        if waiting.is_empty() {
             return;
         }
-        for (_, stream) in &mut self.all {
-            let is_meant = stream.waits_since_ms.is_some()
-                && stream.spent.account() == heard.account
-                && stream.hope != Hope::None;
-            if is_meant {
-                stream.hope = match heard.in_vain {
-                    None => Hope::Late,
-                    Some(InVain::Short) if stream.price() >= heard.need => Hope::Short,
-                    Some(InVain::Short) => stream.hope,
-                    Some(InVain::Closed | InVain::Unknown) => Hope::None,
-                };
+        let mut newest_ms = 0;
+        let mut are_all_short = true;
+        for id in waiting {
+            let Some(stream) = streams.find(id).filter(|one| one.hope != Hope::None) else {
+                continue;
+            };
+            stream.hope = match heard.in_vain {
+                None => Hope::Late,
+                Some(InVain::Short) if stream.price() >= heard.need => Hope::Short,
+                Some(InVain::Short) => stream.hope,
+                Some(InVain::Closed | InVain::Unknown) => Hope::None,
+            };
+            are_all_short &= stream.hope == Hope::Short;
+            newest_ms = newest_ms.max(stream.waits_since_ms.unwrap_or_default());
+            let has_become_short = stream.hope == Hope::Short && !stream.standing.is_short();
+            streams.settle(id);
+            if has_become_short {
+                streams.give_up_some(&heard.account);
             }
+        }
+        if heard.in_vain == Some(InVain::Short) && are_all_short {
+            let waited_ms = heard.asked_ms.saturating_sub(newest_ms);
+            let pause_ms = (waited_ms / ASK_PART).clamp(ASK_MS, ASK_SELDOM_MS) - SLACK_MS;
+            let until_ms = heard.asked_ms.saturating_add(pause_ms);
+            self.sessions.leases.rest(&heard.account, until_ms);
         }
     }
 }
@@ -130,6 +211,18 @@ impl Stream {
     fn waits_ms(&self, now_ms: u64) -> Option<u64> {
         let since = self.waits_since_ms?;
         Some(now_ms.saturating_sub(since))
+    }
+
+    fn where_it_stands(&self) -> Standing {
+        let waits = self.waits_since_ms.map(|_| self.hope);
+        let wants_tick = self.meter.wants_tick();
+        let has_something_to_do = wants_tick || self.meter.wants_word();
+        let pace = match waits {
+            Some(Hope::Short) if !has_something_to_do => Some(Pace::Slow),
+            Some(_) => Some(Pace::Quick),
+            None => wants_tick.then_some(Pace::Quick),
+        };
+        Standing { waits, pace }
     }
 
     /// The client is to be told that its money is at an end.
@@ -146,10 +239,15 @@ struct Counter<'a, S> {
     takings: &'a mut Vec<(HolderId, u64)>,
     around: &'a S,
     steady_ms: Cell<Option<u64>>,
+    /// Units that may still be taken in this turn.
+    left: u32,
 }
 
 impl<S: Surroundings> Till for Counter<'_, S> {
     fn take(&mut self) -> bool {
+        if self.left == 0 {
+            return false;
+        }
         let now_ms = self.steady_ms.get().unwrap_or_else(|| {
             let now_ms = self.around.steady_ms();
             self.steady_ms.set(Some(now_ms));
@@ -159,6 +257,7 @@ impl<S: Surroundings> Till for Counter<'_, S> {
         let Spend::Taken(holder) = self.leases.spend(self.spent.account(), price, now_ms) else {
             return false;
         };
+        self.left -= 1;
         match self.takings.last_mut() {
             Some((last, count)) if *last == holder => *count = count.saturating_add(1),
             _ => {
@@ -198,13 +297,21 @@ impl State {
     /// Has something done to a stream, and takes note of what has become of it.
     fn step(&mut self, id: u32, around: &impl Surroundings, act: Act<'_>) -> Option<Step> {
         let sessions = &mut self.sessions;
-        let stream = sessions.streams.find(id)?;
+        let streams = &mut sessions.streams;
+        let place = streams.place(id).ok()?;
+        let (_, stream) = streams.all.get_mut(place)?;
+        let left = match streams.line.waiting_for(&stream.spent.account()) {
+            [] => u32::MAX,
+            [only] if *only == id => u32::MAX,
+            _ => MOST_IN_A_TURN,
+        };
         let mut till = Counter {
             leases: &mut sessions.leases,
             spent: &stream.spent,
             takings: &mut stream.takings,
             around,
             steady_ms: Cell::new(None),
+            left,
         };
         let meter = &mut stream.meter;
         let before = meter.taken();
@@ -215,15 +322,12 @@ impl State {
             Act::TimeOut(word) => meter.time_out(&till, &word),
         };
         let now_ms = till.steady_ms.get();
-        if meter.is_quiet() && stream.waits_since_ms.is_none() && !stream.is_active {
+        if meter.is_quiet() && stream.standing == Standing::default() && stream.held == 0 {
             return Some(step);
         }
         let is_waiting = meter.is_waiting();
         let has_taken = meter.taken() != before;
-        let was_active = stream.is_active;
         let has_waited = stream.waits_since_ms.is_some();
-        stream.is_active = is_waiting || meter.wants_tick();
-        let is_active = stream.is_active;
         let is_over = meter.is_over();
         let begins = is_waiting && (!has_waited || has_taken);
         if begins || !is_waiting {
@@ -231,17 +335,15 @@ impl State {
             stream.waits_since_ms = begins.then(|| now_ms.unwrap_or_else(|| around.steady_ms()));
         }
         let account = stream.spent.account();
-        let streams = &mut sessions.streams;
-        streams.active = (streams.active + usize::from(is_active)) - usize::from(was_active);
-        streams.waiting = (streams.waiting + usize::from(is_waiting)) - usize::from(has_waited);
-        if is_waiting && !has_waited {
-            let is_too_many = streams.waiting > MOST_WAITING
-                || streams.count_waiting(&account) > MOST_WAITING_PER_ACCOUNT;
-            if is_too_many && let Some(stream) = streams.find(id) {
-                stream.hope = Hope::None;
-            }
+        sessions.streams.settle(id);
+        if has_waited && (has_taken || step != Step::NOTHING) {
+            sessions.streams.line.served(id, &account);
+        }
+        if begins {
+            sessions.leases.ask_now(&account);
             sessions.reports.hurry();
         }
+        sessions.streams.look_at_memory(id, &account);
         if is_over {
             self.end_stream(id);
         }
@@ -258,8 +360,9 @@ impl State {
         let (_, mut stream) = streams.all.remove(place);
         let account = stream.spent.account();
         let has_waited = stream.waits_since_ms.is_some();
-        streams.active -= usize::from(stream.is_active);
-        streams.waiting -= usize::from(has_waited);
+        streams.held -= stream.held;
+        let gone = Standing::default();
+        streams.line.moved(id, account, stream.standing, gone);
         let price = stream.price();
         let mut unsent = stream.meter.unsent();
         while unsent > 0 {
@@ -298,8 +401,9 @@ impl Gate {
             meter: Meter::new(),
             takings: Vec::new(),
             waits_since_ms: None,
-            is_active: false,
             hope: Hope::Late,
+            standing: Standing::default(),
+            held: 0,
             touched_ms: around.steady_ms(),
             spent_before: 0,
         };
@@ -338,7 +442,7 @@ impl Gate {
 
     /// Who has just begun to wait is asked for without waiting for a tick.
     fn ask_for_streams(&mut self, around: &impl Surroundings) {
-        if self.state.sessions.streams.are_waiting() {
+        if self.state.sessions.streams.are_hopeful() {
             let now = Now {
                 ms: around.now_ms(),
                 steady_ms: around.steady_ms(),
@@ -349,27 +453,40 @@ impl Gate {
 
     /// Streams that want a turn now, at most as many; in turn. Between ticks only those that wait
     /// for units do.
-    pub fn stream_turns(&mut self, most: usize, is_tick: bool) -> Vec<u32> {
-        let streams = &mut self.state.sessions.streams;
-        if streams.active == 0 {
+    pub fn stream_turns(
+        &mut self,
+        most: usize,
+        is_tick: bool,
+        around: &impl Surroundings,
+    ) -> Vec<u32> {
+        let Streams { all, line, .. } = &mut self.state.sessions.streams;
+        if line.is_empty() {
             return Vec::new();
         }
-        let (first, rest) = streams.all.split_at(
-            streams
-                .all
-                .partition_point(|(id, _)| *id < streams.next_turn),
-        );
-        let wants =
-            |stream: &Stream| stream.is_active && (is_tick || stream.waits_since_ms.is_some());
-        let turns: Vec<u32> = rest
-            .iter()
-            .chain(first)
-            .filter(|(_, stream)| wants(stream))
-            .take(most)
-            .map(|(id, _)| *id)
-            .collect();
-        streams.next_turn = turns.last().map_or(0, |last| last.wrapping_add(1));
+        let account = |id: u32| {
+            let place = all.binary_search_by_key(&id, |(known, _)| *known).ok()?;
+            let (_, stream) = all.get(place)?;
+            stream.waits_since_ms.map(|_| stream.spent.account())
+        };
+        let time = (is_tick, around.steady_ms());
+        let mut turns = line.round(most, time, |id| is_tick || account(id).is_some());
+        // Among those of one session who was served last comes last.
+        let mut nth = BTreeMap::new();
+        for id in &mut turns {
+            if let Some(account) = account(*id)
+                && let of_account @ [_, _, ..] = line.waiting_for(&account)
+            {
+                let nth = nth.entry(account).or_insert(0_usize);
+                *id = of_account.get(*nth).copied().unwrap_or(*id);
+                *nth += 1;
+            }
+        }
         turns
+    }
+
+    /// The turns of a round have ended before that stream had its own.
+    pub const fn put_off(&mut self, id: u32) {
+        self.state.sessions.streams.line.put_off(id);
     }
 
     /// What a stream whose turn it is does.

@@ -226,6 +226,10 @@ impl Fixture {
         }
     }
 
+    pub(super) const fn around(&self) -> impl Surroundings + use<> {
+        World(self.now(), self.client)
+    }
+
     /// The stream of the latest request.
     pub(super) const fn stream(&self) -> u32 {
         self.streams

@@ -6,6 +6,7 @@ mod offers;
 mod opens;
 mod random;
 mod reports;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 

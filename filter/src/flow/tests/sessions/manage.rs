@@ -3,7 +3,11 @@
 use super::*;
 
 impl World {
-    fn topping_up(&mut self, session: &Session, path: &str) -> (String, CallKind, TopUpRequest) {
+    pub(super) fn topping_up(
+        &mut self,
+        session: &Session,
+        path: &str,
+    ) -> (String, CallKind, TopUpRequest) {
         let line = self.challenge("/v3/other");
         let members = [("sessionId", session.id.as_str())];
         let credential = self.paid(&line, "topUp", &members);
