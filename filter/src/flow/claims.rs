@@ -317,7 +317,7 @@ impl Gate {
         if !payment::IS_BUILT_IN {
             return;
         }
-        let _ = self.receipt_for(stream);
+        self.response_ended(stream);
         match &note.admitted {
             Some(Admission::Charge(claimed)) => {
                 self.state.claims.abandon(claimed.attempt.clone());

@@ -1,11 +1,11 @@
 //! Receipts on responses: nearly all of them have none, and those are looked at no further.
 
 use super::streams::{self, Begun};
-use super::{ROOTS, Root};
+use super::{Envoy, ROOTS, Root};
 use crate::abi::{self, Action, Map};
 use crate::flow::{Admission, Awaited, cache_control};
 
-/// Streams looked for in one tick, to see whether they have ended without a response.
+/// Streams looked for in one tick, at least, to see whether they are still there.
 const LOOKS: usize = 64;
 
 const RECEIPT: &[u8] = b"payment-receipt";
@@ -37,24 +37,31 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     match awaited {
         // Replies of the gate's come here as well.
         Some((_, Awaited::Reply)) => return Action::Continue,
-        Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
-            (Status::Success, paid) => {
-                if let Admission::Session(spent) = paid
-                    && paid.is_by_event()
-                    && streams::begin(&root, context, spent, end) == Begun::Refused
-                {
-                    return Action::StopAll;
+        Some((root, Awaited::Paid(paid))) => {
+            let (status, mut is_whole) = (status(), true);
+            match (&status, &paid) {
+                (Status::Success, Admission::Session(spent)) if paid.is_by_event() => {
+                    let begun = streams::begin(&root, context, spent, end);
+                    if begun == Begun::Refused {
+                        return Action::StopAll;
+                    }
+                    is_whole = begun == Begun::Whole;
                 }
-                give(paid);
+                (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
+                    if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                        gate.give_back(spent);
+                    }
+                }
+                _ => {}
+            }
+            if end || !is_whole {
+                ended(&root, context);
+            }
+            if matches!(status, Status::Success) {
+                give(&paid);
                 return Action::Continue;
             }
-            (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
-                if let Ok(mut gate) = root.gate.try_borrow_mut() {
-                    gate.give_back(spent);
-                }
-            }
-            _ => {}
-        },
+        }
         None => {}
     }
     if gives_receipts {
@@ -96,22 +103,31 @@ fn give(paid: &Admission) {
     }
 }
 
-/// Forgets receipts for streams that have ended without a response.
-pub(super) fn forget_ended(root: &Root) {
-    let mut looked = false;
-    for _ in 0..LOOKS {
+fn ended(root: &Root, context: u32) {
+    if let Ok(mut gate) = root.gate.try_borrow_mut() {
+        gate.response_ended(context);
+    }
+}
+
+/// Looks for requests that have gone; the sessions of those that have not are in use.
+pub(super) fn look(root: &Root) {
+    let Ok(count) = root.gate.try_borrow().map(|gate| gate.requests()) else {
+        return;
+    };
+    let looks = count.min(LOOKS + count / 16);
+    for _ in 0..looks {
         let Ok(mut gate) = root.gate.try_borrow_mut() else {
             break;
         };
-        let Some(stream) = gate.next_awaited() else {
+        let Some(stream) = gate.next_request() else {
             break;
         };
-        looked = true;
-        if abi::set_effective_context(stream).is_err() {
-            let _ = gate.receipt_for(stream);
+        match abi::set_effective_context(stream) {
+            Ok(()) => gate.request_lives(stream, &Envoy),
+            Err(_) => gate.response_ended(stream),
         }
     }
-    if looked {
+    if looks > 0 {
         let _ = abi::set_effective_context(root.id);
     }
 }

@@ -1,11 +1,10 @@
 //! Responses whose events are sold one by one: the steps of their meters in host calls.
 //!
-//! All other responses end at one look into a small map.
+//! All other responses end at one look into a small map, up to their last bytes.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::{Envoy, Root, find, send, turns};
+use super::{Envoy, ROOTS, Root, send, turns};
 use crate::abi::{self, Action, Buffer, Map};
 use crate::flow::{Reply, Spent};
 use crate::meter::{Change, Go, Step};
@@ -14,11 +13,6 @@ use crate::meter::{Change, Go, Step};
 const TURNS: usize = 100;
 /// Streams that have a turn in one callback, at most.
 const LOOKS: usize = 1_000;
-
-thread_local! {
-    /// Metered streams in the order of their numbers, each with its root context.
-    static METERED: RefCell<Vec<(u32, u32)>> = const { RefCell::new(Vec::new()) };
-}
 
 /// How the response to a request goes on that is sold by the event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,14 +47,7 @@ pub(super) fn begin(root: &Root, context: u32, spent: &Rc<Spent>, end: bool) -> 
         drop(gate);
         return refuse(root, &Reply::uncountable(spent.tag()));
     }
-    let is_noted = METERED.with(|metered| {
-        let mut metered = metered.try_borrow_mut().ok()?;
-        let place = metered.partition_point(|(known, _)| *known < context);
-        metered.insert(place, (context, root.id));
-        Some(())
-    });
-    if is_noted.is_none() || abi::remove_header(map, b"content-length").is_err() {
-        forget(context);
+    if abi::remove_header(map, b"content-length").is_err() {
         gate.give_back(spent);
         drop(gate);
         return refuse(root, &Reply::fault());
@@ -79,30 +66,42 @@ fn refuse(root: &Root, reply: &Reply) -> Begun {
     Begun::Refused
 }
 
-fn forget(context: u32) {
-    METERED.with(|metered| {
-        if let Ok(mut metered) = metered.try_borrow_mut() {
-            metered.retain(|(known, _)| *known != context);
-        }
-    });
+/// What a callback of a response's body is to a gate.
+enum Whose {
+    /// No gate meters the response.
+    Nobodys,
+    Metered(Rc<Root>),
+    /// That cannot be known.
+    Unknown,
 }
 
-/// The root context of a metered stream.
-fn metered(context: u32) -> Option<u32> {
-    METERED.with(|metered| {
-        let metered = metered.try_borrow().ok()?;
-        let place = metered.binary_search_by_key(&context, |(known, _)| *known);
-        metered.get(place.ok()?).map(|(_, root)| *root)
+/// Looks whether a gate meters the response. Of any other one it takes note of the end.
+fn metered(context: u32, is_last: bool) -> Whose {
+    ROOTS.with(|roots| {
+        let Ok(roots) = roots.try_borrow() else {
+            return Whose::Unknown;
+        };
+        for root in roots.iter() {
+            let Ok(mut gate) = root.gate.try_borrow_mut() else {
+                return Whose::Unknown;
+            };
+            if gate.has_stream(context) {
+                return Whose::Metered(root.clone());
+            }
+            if is_last {
+                gate.response_ended(context);
+            }
+        }
+        Whose::Nobodys
     })
 }
 
 pub(crate) fn on_response_body(context: u32, size: usize, end: bool) -> Action {
-    let Some(root) = metered(context) else {
-        return Action::Continue;
-    };
-    // What cannot be metered goes nowhere.
-    let Some(root) = find(root) else {
-        return Action::Stop;
+    let root = match metered(context, end) {
+        Whose::Nobodys => return Action::Continue,
+        Whose::Metered(root) => root,
+        // What cannot be metered goes nowhere.
+        Whose::Unknown => return Action::Stop,
     };
     let buffer = match size {
         0 => Ok(abi::Received::default()),
@@ -123,11 +122,10 @@ pub(crate) fn on_response_body(context: u32, size: usize, end: bool) -> Action {
 }
 
 pub(crate) fn on_response_trailers(context: u32) -> Action {
-    let Some(root) = metered(context) else {
-        return Action::Continue;
-    };
-    let Some(root) = find(root) else {
-        return Action::Stop;
+    let root = match metered(context, true) {
+        Whose::Nobodys => return Action::Continue,
+        Whose::Metered(root) => root,
+        Whose::Unknown => return Action::Stop,
     };
     let step = match root.gate.try_borrow_mut() {
         Ok(mut gate) => gate.stream_trailers(context, &Envoy),
@@ -150,13 +148,6 @@ fn carry_out(root: &Rc<Root>, context: u32, step: Step) -> Action {
         Go::Press => Action::StopAndPress,
     };
     put(context, step);
-    let is_over = root
-        .gate
-        .try_borrow()
-        .is_ok_and(|gate| !gate.has_stream(context));
-    if is_over {
-        forget(context);
-    }
     // Who has begun to wait asks for units, and wants quick ticks.
     turns::make_calls(root, Some(context));
     action
@@ -210,16 +201,10 @@ pub(super) fn take_turns(root: &Root, is_tick: bool) {
         };
         if !is_there {
             gate.stream_gone(context);
-            drop(gate);
-            forget(context);
             continue;
         }
         let step = gate.take_stream_turn(context, &Envoy);
-        let is_over = !gate.has_stream(context);
         drop(gate);
-        if is_over {
-            forget(context);
-        }
         if let Some(step) = step.filter(|step| *step != Step::NOTHING) {
             put(context, step);
             taken += 1;
@@ -246,8 +231,6 @@ pub(super) fn look(root: &Root) {
             gate.stream_lives(context, &Envoy);
         } else {
             gate.stream_gone(context);
-            drop(gate);
-            forget(context);
         }
     }
     if looks > 0 {

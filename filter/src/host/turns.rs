@@ -46,7 +46,7 @@ pub(super) fn tick(root: &Root) {
     after_event(root);
     #[cfg(feature = "payment")]
     {
-        super::receipts::forget_ended(root);
+        super::receipts::look(root);
         super::streams::look(root);
     }
 }

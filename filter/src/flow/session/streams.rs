@@ -541,16 +541,12 @@ impl Gate {
 
     /// The stream is still there: its session is in use (X16).
     pub fn stream_lives(&mut self, id: u32, around: &impl Surroundings) {
+        let quarter_ms = self.quarter_of_idle_ms();
         let sessions = &mut self.state.sessions;
         let Some(stream) = sessions.streams.find(id) else {
             return;
         };
         let now_ms = around.steady_ms();
-        let quarter_ms = self
-            .config
-            .payment
-            .as_ref()
-            .map_or(0, |payment| millis(payment.idle_timeout) / 4);
         if now_ms.saturating_sub(stream.touched_ms) >= quarter_ms {
             stream.touched_ms = now_ms;
             sessions.leases.touch(stream.spent.account());

@@ -166,7 +166,7 @@ fn the_stream_that_was_paid_for_has_one_receipt() {
     gate.respond(kind, 200, true, r#"{"claim":"won"}"#);
     gate.due_forward();
     assert!(gate.gate.gives_receipts() && gate.gate.receipt_for(stream + 1).is_none());
-    assert_eq!(gate.gate.next_awaited(), Some(stream));
+    assert_eq!(gate.gate.next_request(), Some(stream));
     let Some(Awaited::Paid(claimed)) = gate.gate.receipt_for(stream) else {
         panic!("a receipt is awaited")
     };
@@ -181,7 +181,7 @@ fn the_stream_that_was_paid_for_has_one_receipt() {
     let preimage = hex_encode(Preimage::new([1; 32]).expose());
     assert!(!receipt.to_string().contains(&preimage));
     assert!(gate.gate.receipt_for(stream).is_none(), "once");
-    assert_eq!(gate.gate.next_awaited(), None);
+    assert_eq!(gate.gate.next_request(), None);
 }
 
 #[test]

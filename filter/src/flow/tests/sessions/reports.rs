@@ -113,3 +113,43 @@ fn a_session_in_use_is_said_to_be() {
     assert_eq!(world.reports, 1);
     assert_eq!(world.account(&session).free(), 36);
 }
+
+#[test]
+fn a_request_under_way_keeps_its_session_in_use_until_its_response_has_ended() {
+    let mut world = World::new();
+    let session = world.session("/v3/x", 40);
+    let sent = world.bearer(&session, "/v3/x");
+    world.asked(&sent).spent();
+    let stream = world.gate.stream();
+    // Minutes later neither the response has begun nor, then, has it ended.
+    for has_begun in [false, true] {
+        if has_begun {
+            assert!(world.gate.gate.receipt_for(stream).is_some());
+        }
+        for _ in 0..2 {
+            let around = world.gate.around();
+            world.gate.gate.request_lives(stream, &around);
+            world.wait(10_000);
+            world.reports = 0;
+            for _ in 0..7 {
+                world.wait(10_000);
+                world.refresh();
+                let around = world.gate.around();
+                world.gate.gate.request_lives(stream, &around);
+            }
+            world.wait(200);
+            assert_eq!(world.reports, 1, "{has_begun}");
+        }
+    }
+    world.gate.gate.response_ended(stream);
+    while let Some(other) = world.gate.gate.next_request() {
+        assert_ne!(other, stream);
+        world.gate.gate.response_ended(other);
+    }
+    world.reports = 0;
+    world.wait(100_000);
+    let around = world.gate.around();
+    world.gate.gate.request_lives(stream, &around);
+    world.wait(200);
+    assert_eq!((world.reports, world.gate.gate.requests()), (0, 0));
+}

@@ -282,3 +282,21 @@ fn whose_session_has_money_is_not_given_up_for_others_that_have_none() {
     let sent = world.flow(3_000);
     assert!(!contains(&sent, "timeout") && contains(&sent, "data: 1"));
 }
+
+#[test]
+fn a_stream_that_is_over_is_forgotten_also_where_nothing_is_done_at_its_end() {
+    let ends = [(&b"data: [DONE]\n\n"[..], false), (b"", false), (b"", true)];
+    for (last, has_trailers) in ends {
+        let mut world = World::new();
+        let (_, stream) = world.stream(3);
+        world.chunk(stream, EVENT);
+        world.chunk(stream, last);
+        let around = world.gate.around();
+        let gate = &mut world.gate.gate;
+        let step = match has_trailers {
+            true => gate.stream_trailers(stream, &around),
+            false => gate.stream_chunk(stream, b"", true, &around),
+        };
+        assert!(step.is_some() && !gate.has_stream(stream) && gate.streams() == 0);
+    }
+}
