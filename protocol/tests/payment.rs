@@ -521,7 +521,7 @@ fn receipts_of_ours_name_their_challenge() {
 }
 
 #[test]
-fn an_event_of_ours_is_one_event_that_is_free() {
+fn an_event_of_ours_is_one_event() {
     use protocol::payment::sse::{Event, Kind, Scanner};
     let balance = Balance::new(preimage().hash(), 6, 2);
     for text in [balance.need_topup(), balance.session_timeout()] {
@@ -530,7 +530,7 @@ fn an_event_of_ours_is_one_event_that_is_free() {
             events,
             [Event {
                 end: text.len(),
-                kind: Kind::Control
+                kind: Kind::Data
             }]
         );
     }

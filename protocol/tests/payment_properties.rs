@@ -65,27 +65,23 @@ fn naive(stream: &[u8]) -> Vec<Kind> {
     let Some((lines, _)) = text.rsplit_once('\n') else {
         return Vec::new();
     };
-    let (mut kinds, mut data, mut name) = (Vec::new(), String::new(), "");
+    let (mut kinds, mut data) = (Vec::new(), String::new());
     for line in lines.split('\n') {
         if line.is_empty() {
             let whole = data.strip_suffix('\n').unwrap_or_default();
             if !whole.is_empty() {
-                kinds.push(match (name, whole) {
-                    ("session-timeout", _) => Kind::Control,
-                    (name, _) if name.starts_with("payment-") => Kind::Control,
-                    (_, "[DONE]") => Kind::Done,
+                kinds.push(match whole {
+                    "[DONE]" => Kind::Done,
                     _ => Kind::Data,
                 });
             }
-            (data, name) = (String::new(), "");
+            data = String::new();
             continue;
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "data" => data.extend([value, "\n"]),
-            "event" => name = value,
-            _ => (),
+        if field == "data" {
+            data.extend([value, "\n"]);
         }
     }
     kinds

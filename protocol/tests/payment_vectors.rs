@@ -524,7 +524,6 @@ fn meter(
                     out.extend(receipt(units).as_bytes());
                     has_receipt = true;
                 }
-                Kind::Control => (),
             }
             out.append(&mut held);
         }

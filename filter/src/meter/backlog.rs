@@ -110,10 +110,6 @@ impl Cursor {
                     self.after_done = true;
                     return Halt::Done;
                 }
-                Kind::Control => {
-                    self.open = self.read;
-                    self.early = false;
-                }
             }
         }
     }

@@ -67,6 +67,22 @@ fn a_late_lease_is_not_told_of() {
 }
 
 #[test]
+fn what_an_upstream_calls_by_our_names_is_paid_for() {
+    for name in [
+        "payment-receipt",
+        "payment-need-topup",
+        "session-timeout",
+        "payment-x",
+    ] {
+        let mut envoy = Envoy::with_units(1);
+        let event = format!("event: {name}\ndata: {{}}\n\n");
+        envoy.data(event.repeat(3).as_bytes(), false);
+        assert!(envoy.meter.is_waiting());
+        assert_eq!(envoy.purse.units, 0, "{name}");
+    }
+}
+
+#[test]
 fn the_start_of_an_event_waits_for_its_end() {
     let mut envoy = Envoy::with_units(0);
     envoy.data(b": hello\n\ndata: 1\n\nid: 2\nda", false);

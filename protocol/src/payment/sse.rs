@@ -16,11 +16,9 @@ const DONE: &[u8] = b"[DONE]";
 pub enum Kind {
     /// One unit.
     Data,
-    /// Its data is exactly `[DONE]`: the end of the stream by common custom, and free.
+    /// Its data is exactly `[DONE]`: the end of the stream by common custom, and free. No other event
+    /// is, whatever its name: our own ([`super::event`]) are put in where nothing is counted.
     Done,
-    /// It has the name of one of our own events ([`super::event`]), `payment-…` or
-    /// `session-timeout`, and is free.
-    Control,
 }
 
 /// An event that ended within a chunk.
@@ -52,7 +50,6 @@ struct Unfinished {
     /// The data is more than one empty line.
     has_data: bool,
     is_done: bool,
-    is_control: bool,
 }
 
 impl Default for Scanner {
@@ -74,7 +71,6 @@ impl Scanner {
                 has_data_line: false,
                 has_data: false,
                 is_done: false,
-                is_control: false,
             },
         }
     }
@@ -162,9 +158,6 @@ impl Unfinished {
             self.is_done = !self.has_data_line && value == DONE;
             self.has_data |= self.has_data_line || !value.is_empty();
             self.has_data_line = true;
-        } else if let Some(value) = field(line, b"event") {
-            // The last one counts.
-            self.is_control = value.starts_with(b"payment-") || value == b"session-timeout";
         }
     }
 
@@ -173,9 +166,6 @@ impl Unfinished {
             Self {
                 has_data: false, ..
             } => None,
-            Self {
-                is_control: true, ..
-            } => Some(Kind::Control),
             Self { is_done: true, .. } => Some(Kind::Done),
             Self { .. } => Some(Kind::Data),
         }
