@@ -30,6 +30,7 @@ pub(super) fn request<'h>(
     let manner = Manner {
         grpc: head.is_grpc(),
         cors: head.origin.is_some(),
+        head: head.method == b"HEAD",
     };
     let path = canonical(head.path);
     let is_preflight = head.is_preflight();

@@ -8,6 +8,7 @@ use protocol::payment;
 use protocol::payment::jcs::Object;
 use protocol::payment::problem::ProblemType;
 use protocol::payment::receipt::{self, Receipt};
+use protocol::policy::Unit;
 
 use super::Note;
 use super::stock::{Goods, Offer};
@@ -20,6 +21,19 @@ pub(super) struct Manner {
     pub(super) grpc: bool,
     /// A browser asks across origins: it hides headers that are not named.
     pub(super) cors: bool,
+    /// A HEAD request: no body can come.
+    pub(super) head: bool,
+}
+
+impl Manner {
+    /// What the service sells as one unit, to this request: an answer without a body has no events,
+    /// and is sold as a whole.
+    pub(super) const fn unit(self, unit: Unit) -> Unit {
+        match self.head {
+            true => Unit::Request,
+            false => unit,
+        }
+    }
 }
 
 /// A reply for the host to send. With it the stream is decided: it is never resumed.

@@ -91,7 +91,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             tag: state.tag(self.matched.index)?,
             bearer,
             holder,
-            unit: terms.unit,
+            unit: self.manner.unit(terms.unit),
             at,
             cors: self.manner.cors,
         });
@@ -304,7 +304,7 @@ impl State {
             tag,
             bearer: asker.bearer,
             holder,
-            unit: terms.unit,
+            unit: asker.manner.unit(terms.unit),
             at: asker.opened.unwrap_or_else(|| seconds(now.ms)),
             cors: asker.manner.cors,
         })))

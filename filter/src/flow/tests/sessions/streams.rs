@@ -300,3 +300,32 @@ fn a_stream_that_is_over_is_forgotten_also_where_nothing_is_done_at_its_end() {
         assert!(step.is_some() && !gate.has_stream(stream) && gate.streams() == 0);
     }
 }
+
+#[test]
+fn an_answer_without_a_body_is_sold_as_a_whole() {
+    let mut world = World::new();
+    let session = world.session("/v4/x", 10 * PRICE);
+    let mut head = world.bearer(&session, "/v4/x");
+    head.0[0].1 = b"HEAD".to_vec();
+    // The first one is asked for, the second one is known.
+    for _ in 0..2 {
+        let spent = world.asked(&head).spent();
+        assert!(!Admission::Session(spent).is_by_event());
+        let get = world.bearer(&session, "/v4/x");
+        let spent = world.asked(&get).spent();
+        assert!(Admission::Session(spent).is_by_event());
+    }
+    world.flow(200);
+    assert_eq!(world.account(&session).spent, 5 * PRICE);
+    // So with the request that opens a session.
+    let line = world.challenge("/v4/x");
+    let credential = world.paid(&line, "open", &[("returnInvoice", RETURN)]);
+    head = Sent::get("/v4/x").with("authorization", &credential);
+    head.0[0].1 = b"HEAD".to_vec();
+    assert!(matches!(world.at_once(&head), Seen::Held));
+    let (kind, request) = world.errand::<OpenRequest>("/v1/sessions/open");
+    let body = world.opened(&request, 10 * PRICE);
+    world.gate.respond(kind, 200, true, &body);
+    let spent = world.due().spent();
+    assert!(!Admission::Session(spent).is_by_event());
+}
