@@ -21,6 +21,10 @@ const MOST_LEASES: usize = 16_384;
 /// taken back whatever it granted in an answer that was lost (L6).
 const FORGET_MS: u64 = 10_000;
 
+/// Units that are wanted of any account that is in use: the first quick requests of a session are
+/// not to wait for a call each.
+const SOME_UNITS: u64 = 8;
+
 /// How long leases last.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -112,12 +116,13 @@ impl Lease {
         price <= self.unspent() && !self.returning && now_ms < self.valid_until_ms
     }
 
-    /// L3: about one second's worth, asked for when half of it is gone.
+    /// L3: about one second's worth, or some units to begin with, asked for when half of it is gone.
     fn want(&self, now_ms: u64) -> u64 {
         if self.returning {
             return self.used;
         }
-        let second = self.pace.per_second(now_ms).max(self.need).max(self.price);
+        let pace = self.pace.per_second(now_ms);
+        let second = pace.max(self.need).max(some_units(self.price));
         if self.need == 0 && self.unspent() > second / 2 {
             return self.granted;
         }
@@ -267,7 +272,7 @@ impl Leases {
             holder: take_id(&mut self.next_holder),
             used: 0,
             returned: 0,
-            want: price,
+            want: some_units(price),
             need: price,
             price,
             release: false,
@@ -546,6 +551,10 @@ impl Leases {
     pub fn is_empty(&self) -> bool {
         self.leases.is_empty()
     }
+}
+
+const fn some_units(price: u64) -> u64 {
+    price.saturating_mul(SOME_UNITS)
 }
 
 const fn take_id(next: &mut u128) -> HolderId {

@@ -515,6 +515,67 @@ async fn an_answer_that_is_no_stream_of_events_costs_one_unit() -> anyhow::Resul
     shop.check().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_large_chunk_a_top_up_lets_all_go_without_more_from_the_upstream()
+-> anyhow::Result<()> {
+    let shop = Shop::open("streams-large", "60s").await?;
+    for kind in KINDS {
+        let path = shop.path(kind, "large");
+        let event = format!("data: {}\n\n", "x".repeat(1_500));
+        let acts = vec![Act::Send(event.repeat(14).into_bytes()), Act::Stay];
+        shop.upstream.set(&path, &[], acts);
+        let session = shop.session(&path).await?;
+        let mut reader = shop.read(kind, &path, &session.open()).await?;
+        reader.until("event: payment-need-topup\n").await?;
+        let count = |reader: &shop::Reader| reader.text.matches("data: x").count();
+        assert_eq!(count(&reader), 10, "{kind:?}");
+        shop.top_up(&session, &path).await?;
+        while count(&reader) < 14 {
+            reader.until("data: x").await?;
+        }
+        drop(reader);
+        assert_eq!(shop.close(&session, &path).await?, 6, "{kind:?}");
+    }
+    shop.check().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_head_request_costs_one_unit() -> anyhow::Result<()> {
+    let shop = Shop::open("streams-head", "60s").await?;
+    for kind in KINDS {
+        let path = shop.path(kind, "head");
+        let session = shop.session(&path).await?;
+        shop.open_session(&session, &path).await?;
+        shop.upstream.set(&path, &[], vec![Act::End]);
+        let bearer = session.bearer()?;
+        for _ in 0..3 {
+            assert_eq!(shop.head(kind, &path, &bearer).await?, 200, "{kind:?}");
+        }
+        assert_eq!(shop.close(&session, &path).await?, 7, "{kind:?}");
+    }
+    shop.check().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_keeps_its_session_from_being_closed_as_idle() -> anyhow::Result<()> {
+    let shop = Shop::open("streams-long", "60s").await?;
+    let path = shop.path(KINDS[0], "long");
+    let acts = vec![
+        Act::Send(b"one".to_vec()),
+        Act::Pause(16_000),
+        Act::Send(b", two".to_vec()),
+        Act::End,
+    ];
+    let headers = [("content-type", "text/plain")];
+    shop.upstream.set(&path, &headers, acts);
+    let session = shop.session(&path).await?;
+    let mut reader = shop.read(KINDS[0], &path, &session.open()).await?;
+    reader.within(Duration::from_secs(30)).read_to_end().await?;
+    assert_eq!(reader.text, "one, two");
+    assert_eq!(shop.close(&session, &path).await?, 9);
+    shop.check().await
+}
+
 /// Only a stream keeps the session alive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_stream_keeps_its_session_from_being_closed_as_idle() -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use e2e::gate::Gate;
 use e2e::http_client::{Answer, Http, Streaming};
 use e2e::payment::{Session, offer_of, present};
 use e2e::unpaid;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::upstream::Upstream;
@@ -188,6 +189,20 @@ impl Shop {
             words: 0,
             patience: PATIENCE,
         })
+    }
+
+    /// The status of the answer to a HEAD request.
+    pub(crate) async fn head(
+        &self,
+        kind: Kind,
+        path: &str,
+        credential: &str,
+    ) -> anyhow::Result<u16> {
+        let [h1, h2] = &self.clients;
+        let client = if kind.client == 2 { h2 } else { h1 };
+        let request = client.request(Method::HEAD, path);
+        let answer = request.header("authorization", credential).send().await?;
+        Ok(answer.status)
     }
 
     /// Envoy and the filter have survived.

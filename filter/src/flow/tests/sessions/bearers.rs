@@ -397,3 +397,27 @@ fn keys_decide_before_units_do() {
         "a key that we may have missed"
     );
 }
+
+#[test]
+fn the_first_quick_requests_of_a_session_wait_for_one_answer() {
+    // Opened here, and known from elsewhere.
+    for is_opened_here in [true, false] {
+        let mut world = World::new();
+        let session = world.session("/v3/x", 400);
+        let mut others = 0;
+        let sent = world.bearer(&session, "/v3/x");
+        if !is_opened_here {
+            world.wait(3_000);
+            assert!(matches!(world.at_once(&sent), Seen::Held));
+            world.due().spent();
+            others = 1;
+        }
+        for _ in 0..7 {
+            assert!(matches!(world.at_once(&sent), Seen::Forwarded(_)));
+        }
+        assert!(matches!(world.at_once(&sent), Seen::Held));
+        world.due().spent();
+        world.wait(200);
+        assert_eq!(world.account(&session).spent, 2 * (9 + others));
+    }
+}
