@@ -4,7 +4,7 @@
 //! the reports of all leases go to the sidecar in one call, and its answers come back here. All
 //! times are milliseconds of one clock that never goes back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Report};
@@ -223,8 +223,8 @@ pub struct Leases {
     times: Times,
     next_holder: u128,
     leases: BTreeMap<AccountId, Lease>,
-    /// Accounts of which somebody may need something at once.
-    needed: BTreeSet<AccountId>,
+    /// Accounts of which somebody may need something at once, in their order.
+    needed: Vec<AccountId>,
     /// Leases that are returned although another one of the account may be in use.
     returning: VecDeque<(AccountId, Lease)>,
     /// Oldest first.
@@ -244,7 +244,7 @@ impl Leases {
             times,
             next_holder: u128::from_le_bytes(seed),
             leases: BTreeMap::new(),
-            needed: BTreeSet::new(),
+            needed: Vec::new(),
             returning: VecDeque::new(),
             ended: VecDeque::new(),
             touched: Vec::new(),
@@ -334,8 +334,10 @@ impl Leases {
             lease.pace.spent(price, now_ms);
             return Spend::Taken(lease.holder);
         }
-        if lease.need == 0 {
-            self.needed.insert(account);
+        if lease.need == 0
+            && let Err(place) = self.needed.binary_search(&account)
+        {
+            self.needed.insert(place, account);
         }
         lease.need = price;
         Spend::Lacking
@@ -431,6 +433,9 @@ impl Leases {
             lease.returning && lease.granted == 0 && age >= FORGET_MS
         };
         self.leases.retain(|_, lease| !is_forgotten(lease));
+        let leases = &self.leases;
+        self.needed
+            .retain(|account| leases.get(account).is_some_and(|lease| lease.need > 0));
         self.returning.retain(|(_, lease)| !is_forgotten(lease));
         let mut reports = self.reports_of_leases(now_ms);
         let returning = self.returning.iter_mut().take(ENDED_PER_CALL);

@@ -6,7 +6,6 @@
 mod line;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use protocol::hash::PaymentHash;
@@ -471,14 +470,20 @@ impl Gate {
         let time = (is_tick, around.steady_ms());
         let mut turns = line.round(most, time, |id| is_tick || account(id).is_some());
         // Among those of one session who was served last comes last.
-        let mut nth = BTreeMap::new();
+        let mut seen: Vec<(AccountId, usize)> = Vec::new();
         for id in &mut turns {
             if let Some(account) = account(*id)
                 && let of_account @ [_, _, ..] = line.waiting_for(&account)
             {
-                let nth = nth.entry(account).or_insert(0_usize);
-                *id = of_account.get(*nth).copied().unwrap_or(*id);
-                *nth += 1;
+                let place = seen.binary_search_by(|(known, _)| known.cmp(&account));
+                let place = place.unwrap_or_else(|place| {
+                    seen.insert(place, (account, 0));
+                    place
+                });
+                if let Some((_, nth)) = seen.get_mut(place) {
+                    *id = of_account.get(*nth).copied().unwrap_or(*id);
+                    *nth += 1;
+                }
             }
         }
         turns

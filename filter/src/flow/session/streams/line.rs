@@ -1,7 +1,5 @@
 //! Which of the metered streams wait for units of which session, and whose turn it is.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use protocol::lease::AccountId;
 
 use super::Hope;
@@ -38,19 +36,32 @@ impl Standing {
 /// All that stand somewhere.
 #[derive(Default)]
 pub(super) struct Line {
-    waiting: BTreeMap<AccountId, Vec<u32>>,
+    /// By account, in their order.
+    waiting: Vec<(AccountId, Vec<u32>)>,
     /// How many of those may have units coming.
     hopeful: usize,
     /// How many of those have not.
     short: usize,
-    quick: BTreeSet<u32>,
-    slow: BTreeSet<u32>,
+    quick: Vec<u32>,
+    slow: Vec<u32>,
     /// Where the next round begins.
     start: u32,
     slow_round_ms: Option<u64>,
 }
 
 impl Line {
+    fn place(&self, account: &AccountId) -> Result<usize, usize> {
+        self.waiting
+            .binary_search_by(|(known, _)| known.cmp(account))
+    }
+
+    const fn of(&mut self, pace: Pace) -> &mut Vec<u32> {
+        match pace {
+            Pace::Quick => &mut self.quick,
+            Pace::Slow => &mut self.slow,
+        }
+    }
+
     /// A stream of that session stands elsewhere now.
     pub(super) fn moved(&mut self, id: u32, account: AccountId, from: Standing, to: Standing) {
         if from == to {
@@ -61,42 +72,52 @@ impl Line {
         self.short += usize::from(to.is_short());
         self.short -= usize::from(from.is_short());
         match (from.waits.is_some(), to.waits.is_some()) {
-            (false, true) => self.waiting.entry(account).or_default().push(id),
+            (false, true) => match self.place(&account) {
+                Ok(place) => {
+                    if let Some((_, of)) = self.waiting.get_mut(place) {
+                        of.push(id);
+                    }
+                }
+                Err(place) => self.waiting.insert(place, (account, vec![id])),
+            },
             (true, false) => {
-                if let Some(of) = self.waiting.get_mut(&account) {
+                if let Ok(place) = self.place(&account)
+                    && let Some((_, of)) = self.waiting.get_mut(place)
+                {
                     of.retain(|known| *known != id);
                     if of.is_empty() {
-                        self.waiting.remove(&account);
+                        self.waiting.remove(place);
                     }
                 }
             }
             _ => {}
         }
         if from.pace != to.pace {
-            match from.pace {
-                Some(Pace::Quick) => self.quick.remove(&id),
-                Some(Pace::Slow) => self.slow.remove(&id),
-                None => false,
-            };
-            match to.pace {
-                Some(Pace::Quick) => self.quick.insert(id),
-                Some(Pace::Slow) => self.slow.insert(id),
-                None => false,
-            };
+            if let Some(pace) = from.pace {
+                let of = self.of(pace);
+                if let Ok(place) = of.binary_search(&id) {
+                    of.remove(place);
+                }
+            }
+            if let Some(pace) = to.pace {
+                let of = self.of(pace);
+                if let Err(place) = of.binary_search(&id) {
+                    of.insert(place, id);
+                }
+            }
         }
     }
 
     /// Those who wait for units of the account; whose turn it is comes first.
     pub(super) fn waiting_for(&self, account: &AccountId) -> &[u32] {
-        if self.waiting.is_empty() {
-            return &[];
-        }
-        self.waiting.get(account).map_or(&[], Vec::as_slice)
+        let place = self.place(account).ok();
+        let of = place.and_then(|place| self.waiting.get(place));
+        of.map_or(&[], |(_, of)| of)
     }
 
     /// All who wait for units.
     pub(super) fn all_waiting(&self) -> impl Iterator<Item = u32> {
-        self.waiting.values().flatten().copied()
+        self.waiting.iter().flat_map(|(_, of)| of).copied()
     }
 
     pub(super) const fn are_hopeful(&self) -> bool {
@@ -119,7 +140,8 @@ impl Line {
     /// A stream that waits has found units, or has let something go: next time others of its session
     /// come first.
     pub(super) fn served(&mut self, id: u32, account: &AccountId) {
-        if let Some(of) = self.waiting.get_mut(account)
+        if let Ok(place) = self.place(account)
+            && let Some((_, of)) = self.waiting.get_mut(place)
             && let Some(place) = of.iter().position(|known| *known == id)
         {
             of.remove(place);
