@@ -79,7 +79,8 @@ pub struct OpenAnswer {
     pub result: OpenResult,
     /// When it was opened, Unix seconds; 0 if it was not.
     pub at: u64,
-    /// Answer to [`OpenRequest::lease`], if the session is open.
+    /// Answer to [`OpenRequest::lease`], if this call opened the session. A call that only repeats
+    /// an earlier one begins no lease: it is to be served as a bearer (X1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<lease::Answer>,
     /// Why a return invoice was refused, in words for the client.

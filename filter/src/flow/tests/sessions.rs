@@ -366,15 +366,17 @@ impl World {
         (Session { id, preimage, line }, kind, request)
     }
 
-    /// The answer of a ledger that has credited that much.
+    /// The answer of a ledger that has credited that much, once: to a repeated call it grants
+    /// nothing.
     fn opened(&mut self, request: &OpenRequest, deposited: u64) -> String {
+        let mut answer = json!({"result": "opened", "at": CREDENTIAL_TIME + 1});
         let report = &request.lease;
-        let account = self
-            .accounts
-            .entry(report.account)
-            .or_insert_with(|| Account::of(deposited));
-        let lease = account.answer(report);
-        json!({"result": "opened", "at": CREDENTIAL_TIME + 1, "lease": lease}).to_string()
+        if !self.accounts.contains_key(&report.account) {
+            let mut account = Account::of(deposited);
+            answer["lease"] = json!(account.answer(report));
+            self.accounts.insert(report.account, account);
+        }
+        answer.to_string()
     }
 
     /// A session with that much in it, of which one unit has been spent.
