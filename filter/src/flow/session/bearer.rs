@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use protocol::hash::PaymentHash;
 use protocol::lease::{AccountId, HolderId};
 use protocol::payment::SessionCall;
 use protocol::policy::{Access, PluginConfig};
@@ -243,6 +244,10 @@ impl State {
                 });
             }
         };
+        if is_new {
+            // Whatever deposit it is, it was paid for, perhaps by way of another worker.
+            self.sessions.deposits.presented(PaymentHash(account.0));
+        }
         if !self.waiting.units.waits_for(&account) {
             // Nothing is there, as was just seen: this says what is needed.
             let price = asker.bearer.price.get();

@@ -183,8 +183,10 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             let note = self.note(state, Outcome::Limited);
             return Decision::reply(Reply::limited(retry_after, self.manner, note));
         }
-        if matches!(job, Job::Open(..) | Job::TopUp) {
-            state.sessions.deposits.presented(call.payment_hash);
+        let deposits = &mut state.sessions.deposits;
+        deposits.presented(call.session_id());
+        if matches!(job, Job::TopUp) {
+            deposits.presented(call.payment_hash);
         }
         let client = asker.client;
         let place = (self.stream, now.ms);

@@ -371,11 +371,11 @@ impl World {
     fn opened(&mut self, request: &OpenRequest, deposited: u64) -> String {
         let mut answer = json!({"result": "opened", "at": CREDENTIAL_TIME + 1});
         let report = &request.lease;
-        if !self.accounts.contains_key(&report.account) {
+        self.accounts.entry(report.account).or_insert_with(|| {
             let mut account = Account::of(deposited);
             answer["lease"] = json!(account.answer(report));
-            self.accounts.insert(report.account, account);
-        }
+            account
+        });
         answer.to_string()
     }
 

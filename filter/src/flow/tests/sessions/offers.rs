@@ -114,6 +114,36 @@ fn a_deposit_that_was_presented_or_ends_soon_is_not_shown_again() {
 }
 
 #[test]
+fn a_deposit_that_opened_a_session_at_another_worker_is_not_shown_again() {
+    for action in ["bearer", "close"] {
+        let mut world = World::new();
+        world.session("/v3/x", 4_000);
+        let shown = |world: &mut World| {
+            let line = world.challenge("/v3/x");
+            let request = request_of(&line);
+            (request["paymentHash"].as_str().unwrap().to_owned(), line)
+        };
+        let first: Vec<_> = (0..4).map(|_| shown(&mut world)).collect();
+        // Its buyer comes from elsewhere as well.
+        let (id, line) = first[2].clone();
+        world.accounts.insert(id.parse().unwrap(), Account::of(400));
+        world.gate.client = Some(IpAddr::from([192, 0, 2, 99]));
+        let credential = world.paid(&line, action, &[("sessionId", &id)]);
+        let sent = Sent::get("/v3/x").with("authorization", &credential);
+        if action == "bearer" {
+            world.asked(&sent).spent();
+        } else {
+            assert!(matches!(world.at_once(&sent), Seen::Held));
+            world.errand::<CloseRequest>("/v1/sessions/close");
+        }
+        world.gate.client = Some(IpAddr::from([192, 0, 2, 1]));
+        let later: Vec<_> = (0..8).map(|_| shown(&mut world).0).collect();
+        assert!(!later.contains(&id), "{action}");
+        assert!(later.contains(&first[1].0));
+    }
+}
+
+#[test]
 fn only_what_is_fresh_counts_against_a_clients_limit() {
     let settings = format!(r#"{BEHIND_TLS},"clientLimits":{{"burst":1,"paidFactor":10}}"#);
     let mut world = World::of(&settings, SERVICES);
