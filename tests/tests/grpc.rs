@@ -45,6 +45,9 @@ fn sells_grpc(plugin: &mut Value) {
     if let Some(path) = plugin.pointer_mut("/services/0/match/0/path") {
         *path = json!({ "prefix": "/weather.v1.Weather/" });
     }
+    if let Some(paths) = plugin.pointer_mut("/services/0/freePaths") {
+        *paths = json!([]);
+    }
 }
 
 impl Setting {

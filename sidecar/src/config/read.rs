@@ -354,7 +354,7 @@ fn refunds(mut section: Section) -> RefundsConfig {
             in_flight: section.number("maxInFlight", 32, 1, 1_000),
             daily_fees,
         },
-        attempts: section.number("attempts", 5, 1, 100),
+        attempts: section.number("attempts", 100, 1, 1_000),
     };
     if config.timeout > Duration::from_secs(600) {
         section.problem("timeout", "must not be more than 10m");

@@ -31,6 +31,9 @@ pub struct FeeTerms {
     pub least: Sat,
 }
 
+/// The seller bears routing up to this part of what the session spent: one tenth.
+const SELLERS_PART: u64 = 10;
+
 /// What leaves the node for a refund.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Payout {
@@ -41,17 +44,18 @@ pub struct Payout {
 }
 
 impl Payout {
-    /// Of a session that spent `spent` and gets back `amount`. What routing may cost beyond what
-    /// the session spent comes out of the refund, so that no session costs its seller money; at
-    /// least one satoshi goes back.
+    /// Of a session that spent `spent` and gets back `amount`. What routing may cost beyond the
+    /// seller's share comes out of the refund: a buyer may own the node that earns the fee, and
+    /// would get back what the session spent. At least one satoshi goes back.
     #[must_use]
     pub fn of(amount: Sat, spent: Sat, terms: FeeTerms) -> Self {
         let (amount, spent) = (amount.get(), spent.get());
         let share = u128::from(amount) * u128::from(terms.percent);
         let share = u64::try_from(share.div_ceil(100)).unwrap_or(u64::MAX);
-        let affordable = spent.saturating_add(amount.saturating_sub(1));
+        let sellers = spent / SELLERS_PART;
+        let affordable = sellers.saturating_add(amount.saturating_sub(1));
         let limit = share.max(terms.least.get()).min(affordable);
-        let borne = limit.saturating_sub(spent);
+        let borne = limit.saturating_sub(sellers);
         // No more than `amount` and what was deposited, both of which are amounts.
         Self {
             sent: Sat::new(amount.saturating_sub(borne)).unwrap_or(Sat::ZERO),
@@ -59,15 +63,23 @@ impl Payout {
         }
     }
 
-    /// The first try of the same: all of it, as long as routing costs no more than the session
-    /// spent.
+    /// The first try of the same: all of it, as long as routing costs no more than the seller's
+    /// share.
     #[must_use]
     pub fn whole(amount: Sat, spent: Sat, terms: FeeTerms) -> Self {
-        let limit = Self::of(amount, spent, terms).fee_limit;
+        let reduced = Self::of(amount, spent, terms);
         Self {
             sent: amount,
-            fee_limit: limit.min(spent.to_msat()),
+            fee_limit: reduced.sellers_share(amount),
         }
+    }
+
+    /// What the seller pays at most, of a refund of `amount`.
+    #[must_use]
+    pub fn sellers_share(&self, amount: Sat) -> Msat {
+        let borne = Msat::checked_sub(amount.to_msat(), self.sent.to_msat());
+        let share = borne.and_then(|borne| self.fee_limit.checked_sub(borne));
+        share.unwrap_or(Msat::ZERO)
     }
 
     /// To an invoice that an operator accepted and that asks for exactly this much: all of it.
@@ -183,21 +195,22 @@ mod tests {
     #[test]
     fn fees_beyond_what_was_earned_come_out_of_the_refund() {
         assert_eq!(payout(1_000, 500), (1_000, 10_000));
-        assert_eq!(payout(1_000, 10), (1_000, 10_000));
-        assert_eq!(payout(1_000, 4), (994, 10_000));
+        assert_eq!(payout(1_000, 100), (1_000, 10_000));
+        assert_eq!(payout(1_000, 40), (994, 10_000));
         assert_eq!(payout(1_000, 0), (990, 10_000));
         assert_eq!(payout(100, 0), (95, 5_000));
         assert_eq!(payout(101, 0), (96, 5_000), "1.01 is less than the least");
     }
 
     #[test]
-    fn at_first_all_of_it_is_sent_for_no_more_than_was_earned() {
+    fn at_first_all_of_it_is_sent_for_no_more_than_the_sellers_share() {
         let terms = FeeTerms {
             percent: 1,
             least: Sat::new(5).unwrap(),
         };
         let sat = |sat| Sat::new(sat).unwrap();
-        for (amount, spent, limit) in [(1_000, 500, 10), (1_000, 4, 4), (100, 0, 0), (100, 7, 5)] {
+        for (amount, spent, limit) in [(1_000, 500, 10), (1_000, 40, 4), (100, 9, 0), (100, 70, 5)]
+        {
             let payout = Payout::whole(sat(amount), sat(spent), terms);
             assert_eq!(payout.sent, sat(amount));
             assert_eq!(payout.fee_limit, sat(limit).to_msat());
@@ -208,19 +221,19 @@ mod tests {
     fn something_always_goes_back_and_never_more_than_there_is() {
         assert_eq!(payout(1, 0), (1, 0));
         assert_eq!(payout(3, 0), (1, 2_000));
-        assert_eq!(payout(3, 2), (1, 4_000));
-        assert_eq!(payout(3, 9), (3, 5_000));
+        assert_eq!(payout(3, 20), (1, 4_000));
+        assert_eq!(payout(3, 90), (3, 5_000));
         let most = Sat::MAX.get();
         assert_eq!(payout(most, 0), (most - most / 100, most / 100 * 1_000));
     }
 
     #[test]
-    fn no_session_costs_its_seller_anything() {
+    fn no_session_costs_its_seller_more_than_a_tenth_of_what_it_spent() {
         for amount in 1..=600 {
             for spent in [0, 1, 2, 4, 5, 6, 9, 100] {
                 let (sent, fee_limit) = payout(amount, spent);
                 assert!((1..=amount).contains(&sent));
-                assert!(sent * 1_000 + fee_limit <= (amount + spent) * 1_000);
+                assert!(sent * 1_000 + fee_limit <= (amount + spent / 10) * 1_000);
             }
         }
     }

@@ -177,7 +177,7 @@ async fn what_is_owed_is_paid_once_with_limits_and_shown() {
 async fn fees_beyond_what_was_earned_come_out_of_the_refund() {
     let shop = Shop::owing("", |ledger, lnd| {
         lnd.route(Routing::Arrive { fee_msat: 3_001 });
-        owe(ledger, 1, 1_000, 3);
+        owe(ledger, 1, 1_000, 39);
     })
     .await;
     let work = shop.refund_is(1, RefundState::Succeeded).await;
@@ -197,7 +197,7 @@ async fn fees_beyond_what_was_earned_come_out_of_the_refund() {
 async fn all_of_the_rest_goes_back_where_routing_costs_no_more_than_was_earned() {
     let shop = Shop::owing("", |ledger, lnd| {
         lnd.route(Routing::Arrive { fee_msat: 3_000 });
-        owe(ledger, 1, 1_000, 3);
+        owe(ledger, 1, 1_000, 39);
     })
     .await;
     let work = shop.refund_is(1, RefundState::Succeeded).await;

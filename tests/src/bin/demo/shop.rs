@@ -141,9 +141,12 @@ const PAYMENT: [(&str, &str); 2] = [
         r#""payment": { "realm": "weather", "tls": "terminated" },"#,
     ),
     (
+        // In one line, as YAML's indentation is not known here.
         r#""lifetime": "24h","#,
-        r#""schemes": ["l402", "charge", "session"],
-           "session": { "price": { "sat": 1 }, "deposit": { "sat": 20 }, "unit": "event" },"#,
+        concat!(
+            r#""schemes": ["l402", "charge", "session"], "session": "#,
+            r#"{ "price": { "sat": 1 }, "deposit": { "sat": 20 }, "unit": "event" },"#,
+        ),
     ),
 ];
 

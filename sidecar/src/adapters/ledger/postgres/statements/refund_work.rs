@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
+use protocol::amount::{Msat, Sat};
 use protocol::hash::PaymentHash;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -152,14 +153,16 @@ pub(in super::super) async fn begin_sending(
 ) -> Result<Sending> {
     alone(db, Lock::Caps).await?;
     let now = signed(now_ms(db).await?);
-    // What this refund itself takes up from an earlier attempt does not count.
+    // What this refund itself takes up from an earlier attempt does not count, nor what its buyer
+    // bears: who opens and closes all day must not use up what others' refunds need.
     let query = db
         .prepare_cached(
             "SELECT count(*) FILTER (WHERE state = 'sending' AND session_id <> $2),
-                    coalesce(sum(fee_limit_msat)
+                    coalesce(sum(greatest(0, fee_limit_msat - (amount_sat - sent_sat) * 1000))
                              FILTER (WHERE state = 'sending' AND session_id <> $2), 0)::bigint,
-                    coalesce(sum(fee_msat)
-                             FILTER (WHERE state = 'succeeded' AND sent_ms > $3), 0)::bigint
+                    coalesce(sum(greatest(0, fee_msat - (amount_sat - sent_sat) * 1000))
+                             FILTER (WHERE state = 'succeeded' AND sent_ms > $3), 0)::bigint,
+                    coalesce((SELECT amount_sat FROM refunds WHERE session_id = $2), 0)::bigint
              FROM refunds
              WHERE node = $1 AND (state = 'sending' OR (sent_ms IS NOT NULL AND sent_ms > $3))",
         )
@@ -169,13 +172,12 @@ pub(in super::super) async fn begin_sending(
         .query_one(&query, &[&&node.0[..], &&key.id.0[..], &since])
         .await?;
     let (others, reserved, paid) = (unsigned(&row, 0)?, unsigned(&row, 1)?, unsigned(&row, 2)?);
+    let own = payout.sellers_share(Sat::new(unsigned(&row, 3)?).unwrap_or(Sat::ZERO));
     if others >= u64::from(caps.in_flight) {
         return Ok(Sending::InFlightFull);
     }
-    let fees = paid
-        .saturating_add(reserved)
-        .saturating_add(payout.fee_limit.get());
-    if fees > caps.daily_fees.to_msat().get() {
+    let fees = paid.saturating_add(reserved).saturating_add(own.get());
+    if own > Msat::ZERO && fees > caps.daily_fees.to_msat().get() {
         return Ok(Sending::BudgetSpent);
     }
     let begin = db

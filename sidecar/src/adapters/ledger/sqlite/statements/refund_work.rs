@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use protocol::amount::Sat;
+use protocol::amount::{Msat, Sat};
 use protocol::hash::PaymentHash;
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -161,29 +161,32 @@ pub(in super::super) fn begin_sending(
     caps: RefundCaps,
     now_millis: u64,
 ) -> Result<Sending> {
-    // What this refund itself takes up from an earlier attempt does not count.
-    let (others, reserved) = db
+    // What this refund itself takes up from an earlier attempt does not count, nor what its buyer
+    // bears: who opens and closes all day must not use up what others' refunds need.
+    let (others, reserved, amount) = db
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(fee_limit_msat), 0) FROM refunds
+            "SELECT count(*),
+                    coalesce(sum(max(0, fee_limit_msat - (amount_sat - sent_sat) * 1000)), 0),
+                    coalesce((SELECT amount_sat FROM refunds WHERE session_id = ?2), 0)
+             FROM refunds
              WHERE node = ?1 AND state = 'sending' AND session_id <> ?2",
         )?
         .query_row(params![node.0, key.id.0], |row| {
-            Ok((unsigned(row, 0)?, unsigned(row, 1)?))
+            Ok((unsigned(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?))
         })?;
+    let own = payout.sellers_share(Sat::new(amount).unwrap_or(Sat::ZERO));
     let since = signed(now_millis.saturating_sub(DAY_MS));
     let paid = db
         .prepare_cached(
-            "SELECT coalesce(sum(fee_msat), 0) FROM refunds
-             WHERE node = ?1 AND sent_ms > ?2 AND state = 'succeeded'",
+            "SELECT coalesce(sum(max(0, fee_msat - (amount_sat - sent_sat) * 1000)), 0)
+             FROM refunds WHERE node = ?1 AND sent_ms > ?2 AND state = 'succeeded'",
         )?
         .query_row(params![node.0, since], |row| unsigned(row, 0))?;
     if others >= u64::from(caps.in_flight) {
         return Ok(Sending::InFlightFull);
     }
-    let fees = paid
-        .saturating_add(reserved)
-        .saturating_add(payout.fee_limit.get());
-    if fees > caps.daily_fees.to_msat().get() {
+    let fees = paid.saturating_add(reserved).saturating_add(own.get());
+    if own > Msat::ZERO && fees > caps.daily_fees.to_msat().get() {
         return Ok(Sending::BudgetSpent);
     }
     let begun = db
