@@ -30,6 +30,7 @@ pub(super) fn request<'h>(
     let manner = Manner {
         grpc: head.is_grpc(),
         cors: head.origin.is_some(),
+        deadline: head.has_deadline,
     };
     let path = canonical(head.path);
     let is_preflight = head.is_preflight();

@@ -20,6 +20,8 @@ pub(super) struct Manner {
     pub(super) grpc: bool,
     /// A browser asks across origins: it hides headers that are not named.
     pub(super) cors: bool,
+    /// The client has set a deadline of its own, which others than the gate may keep to.
+    pub(super) deadline: bool,
 }
 
 /// A reply for the host to send. With it the stream is decided: it is never resumed.

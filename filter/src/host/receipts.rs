@@ -11,14 +11,6 @@ const LOOKS: usize = 64;
 const RECEIPT: &[u8] = b"payment-receipt";
 const CACHE_CONTROL: &[u8] = b"cache-control";
 
-/// What the response says of itself.
-enum Status {
-    Success,
-    /// 502, 503 or 504.
-    NoAnswer,
-    Other,
-}
-
 /// Gives a paid response its receipt. Nothing but the gate itself may give one. What a session paid
 /// for a response that Envoy made in the upstream's place is given back.
 ///
@@ -37,24 +29,25 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     match awaited {
         // Replies of the gate's come here as well.
         Some((_, Awaited::Reply)) => return Action::Continue,
-        Some((root, Awaited::Paid(paid))) => match (status(), &paid) {
-            (Status::Success, paid) => {
-                if let Admission::Session(spent) = paid
+        Some((root, Awaited::Paid(paid))) => {
+            let status = abi::header(Map::ResponseHeaders, b":status").unwrap_or_default();
+            if let Admission::Session(spent) = &paid
+                && spent.is_unanswered(&status, grpc_status, details)
+            {
+                if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                    gate.give_back(spent);
+                }
+            } else if is_success(&status) {
+                if let Admission::Session(spent) = &paid
                     && paid.is_by_event()
                     && streams::begin(&root, context, spent, end) == Begun::Refused
                 {
                     return Action::StopAll;
                 }
-                give(paid);
+                give(&paid);
                 return Action::Continue;
             }
-            (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
-                if let Ok(mut gate) = root.gate.try_borrow_mut() {
-                    gate.give_back(spent);
-                }
-            }
-            _ => {}
-        },
+        }
         None => {}
     }
     if gives_receipts {
@@ -63,19 +56,20 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     Action::Continue
 }
 
-fn status() -> Status {
-    let status = abi::header(Map::ResponseHeaders, b":status").unwrap_or_default();
-    match &*status {
-        [b'2', tens, ones] if tens.is_ascii_digit() && ones.is_ascii_digit() => Status::Success,
-        b"502" | b"503" | b"504" => Status::NoAnswer,
-        _ => Status::Other,
-    }
+const fn is_success(status: &[u8]) -> bool {
+    matches!(status, [b'2', b'0'..=b'9', b'0'..=b'9'])
 }
 
-/// The upstream has not answered. A response of whose origin nothing is known is taken for its own.
-fn is_made_by_envoy() -> bool {
-    abi::property(b"response\0code_details")
-        .is_ok_and(|details| !details.is_empty() && &*details != b"via_upstream")
+/// Of a response that is nothing but headers.
+fn grpc_status() -> Vec<u8> {
+    let status = abi::header(Map::ResponseHeaders, b"grpc-status").unwrap_or_default();
+    status.to_vec()
+}
+
+/// Who made the response, and why.
+fn details() -> Vec<u8> {
+    let details = abi::property(b"response\0code_details").unwrap_or_default();
+    details.to_vec()
 }
 
 /// A response that cannot be made private goes without its receipt (R-CORE-33).

@@ -92,7 +92,7 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             holder,
             unit: terms.unit,
             at,
-            cors: self.manner.cors,
+            manner: self.manner,
         });
         edits.push(Edit::Remove(name));
         let edits = std::mem::take(edits);
@@ -308,7 +308,7 @@ impl State {
             holder,
             unit: terms.unit,
             at: asker.opened.unwrap_or_else(|| seconds(now.ms)),
-            cors: asker.manner.cors,
+            manner: asker.manner,
         })))
     }
 

@@ -371,6 +371,61 @@ fn what_was_not_delivered_is_given_back() {
 }
 
 #[test]
+fn what_envoy_says_in_the_upstreams_place_is_no_answer() {
+    let mut world = World::new();
+    let session = world.session("/v3/x", 40);
+    let grpc = "application/grpc+proto";
+    let (reset, timeout) = (
+        "upstream_reset_before_response_started{remote_connection_failure}",
+        "response_timeout",
+    );
+    let cancelled = "upstream_reset_before_response_started{remote_reset}";
+    for (fields, status, grpc_status, details, expected) in [
+        (&[][..], "503", "", reset, true),
+        (&[], "502", "", cancelled, true),
+        (&[], "504", "", timeout, true),
+        (&[], "503", "", "via_upstream", false),
+        (&[], "503", "", "", false),
+        (&[], "500", "", reset, false),
+        // What looks like gRPC and is none.
+        (&[], "200", "14", reset, false),
+        (&[("content-type", grpc)], "200", "14", reset, true),
+        (&[("content-type", grpc)], "200", "14", timeout, true),
+        (
+            &[("content-type", grpc)],
+            "200",
+            "14",
+            "via_upstream",
+            false,
+        ),
+        (&[("content-type", grpc)], "200", "14", "", false),
+        (&[("content-type", grpc)], "200", "0", reset, false),
+        (&[("content-type", grpc)], "200", "", reset, false),
+        (&[("content-type", grpc)], "503", "", reset, true),
+    ] {
+        for deadline in [false, true] {
+            let mut sent = world.bearer(&session, "/v3/x");
+            for (name, value) in fields {
+                sent = sent.with(name, value);
+            }
+            if deadline {
+                sent = sent.with("grpc-timeout", "1m");
+            }
+            let spent = world.asked(&sent).spent();
+            let found =
+                spent.is_unanswered(status.as_bytes(), || grpc_status.into(), || details.into());
+            let may_be_its_deadline = deadline && [timeout, cancelled].contains(&details);
+            assert_eq!(
+                found,
+                expected && !may_be_its_deadline,
+                "{fields:?} {status} {grpc_status} {details} {deadline}"
+            );
+            world.gate.gate.give_back(&spent);
+        }
+    }
+}
+
+#[test]
 fn keys_decide_before_units_do() {
     let mut world = World::new();
     let session = world.session("/v3/x", 400);
