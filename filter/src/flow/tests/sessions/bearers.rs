@@ -264,6 +264,30 @@ fn only_so_many_wait_for_one_session_and_in_all() {
 }
 
 #[test]
+fn whoever_pays_finds_room_beside_strangers_who_wait() {
+    let settings = format!(r#"{BEHIND_TLS},"maxWaiting":4"#);
+    let mut world = World::of(&settings, SERVICES);
+    let session = world.session("/v3/x", 4_000);
+    world.wait(2_500);
+    let stranger = Sent::get("/v2/x");
+    let held = (0..20).filter(|_| matches!(world.at_once(&stranger), Seen::Held));
+    assert_eq!(held.count(), 2);
+    let (kind, _, _, _) = world.gate.call().unwrap();
+    world.gate.respond(kind, 503, true, "{}");
+    // It is their turn, and until they have had it they are there.
+    world.gate.now_ms += 3_000;
+    assert_eq!(world.at_once(&stranger).status(), 503);
+    world.refresh();
+    let sent = world.bearer(&session, "/v3/x");
+    let statuses: Vec<_> = (0..3).map(|_| world.at_once(&sent).status()).collect();
+    assert_eq!(statuses, [0, 0, 503]);
+    let seen: Vec<_> = (0..4).map(|_| world.due().status()).collect();
+    let served = seen.iter().filter(|status| **status == 200);
+    assert_eq!(served.count(), 2, "{seen:?}");
+    assert_eq!(world.gate.gate.state.waiting.unpaid(), 0);
+}
+
+#[test]
 fn an_ended_challenge_is_good_only_with_the_session_that_it_opened() {
     let mut world = World::new();
     let session = world.session("/v3/x", 400);
