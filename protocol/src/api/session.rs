@@ -57,7 +57,7 @@ pub struct OpenRequest {
     pub price: Sat,
     /// After so long without use the sidecar closes the session, in seconds.
     pub idle_timeout_seconds: u64,
-    /// BOLT 11 text as the client wrote it, at most [`MAX_RETURN_INVOICE_LEN`] bytes.
+    /// BOLT 11 text as the client wrote it: refused beyond [`MAX_RETURN_INVOICE_LEN`] bytes.
     pub return_invoice: String,
     /// First report of the VM's lease: granted in the same transaction (spec/lease L10).
     pub lease: lease::Report,
