@@ -30,7 +30,7 @@ pub(super) use self::recent::Recent;
 pub(super) use self::reports::Reports;
 pub(super) use self::streams::Streams;
 
-use super::limits::{Clients, Limits};
+use super::limits::{Client, Clients, Limits};
 use super::reply::Manner;
 use super::stock::Offer;
 use super::verdicts::{Bounds, Verdicts};
@@ -91,6 +91,8 @@ pub struct Spent {
     pub(super) unit: Unit,
     /// When that was.
     pub(super) at: UnixSeconds,
+    /// Its client, if it is to be noted as one that has paid once the upstream has answered.
+    pub(super) payer: Option<Client>,
     pub(super) manner: Manner,
 }
 
@@ -259,6 +261,16 @@ impl Gate {
         }
         let leases = &mut self.state.sessions.leases;
         leases.give_back(&spent.account(), spent.holder, spent.price().get());
+    }
+
+    /// The upstream has answered: what was spent for the request is not given back any more, and
+    /// its client gets larger limits.
+    pub fn is_earned(&mut self, spent: &Spent, now_ms: impl FnOnce() -> u64) {
+        if let Some(client) = spent.payer.filter(|_| payment::IS_BUILT_IN) {
+            let now_ms = now_ms();
+            self.state.clients.has_paid(client, now_ms);
+            self.state.sessions.look_ups.has_paid(client, now_ms);
+        }
     }
 
     /// A session is in use although nothing of it is spent: to be said every quarter of the idle

@@ -1,7 +1,7 @@
 //! Receipts on responses: nearly all of them have none, and those are looked at no further.
 
 use super::streams::{self, Begun};
-use super::{ROOTS, Root};
+use super::{ROOTS, Root, now_ms};
 use crate::abi::{self, Action, Map};
 use crate::flow::{Admission, Awaited, cache_control};
 
@@ -44,8 +44,11 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
                 {
                     return Action::StopAll;
                 }
+                note_earned(&root, &paid);
                 give(&paid);
                 return Action::Continue;
+            } else {
+                note_earned(&root, &paid);
             }
         }
         None => {}
@@ -54,6 +57,14 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
         let _ = abi::remove_header(Map::ResponseHeaders, RECEIPT);
     }
     Action::Continue
+}
+
+fn note_earned(root: &Root, paid: &Admission) {
+    if let Admission::Session(spent) = paid
+        && let Ok(mut gate) = root.gate.try_borrow_mut()
+    {
+        gate.is_earned(spent, now_ms);
+    }
 }
 
 const fn is_success(status: &[u8]) -> bool {

@@ -82,11 +82,15 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return None;
         }
         let holder = state.spend_now(&bearer, now)?;
+        let mut payer = None;
         if now.ms.abs_diff(bearer.noted_ms.get()) >= NOTED_MS {
             bearer.noted_ms.set(now.ms);
-            state.note_session(self.config, self.client(), now.ms);
+            let client = self.client();
+            state.note_session(self.config, client, now.ms);
+            payer = Some(client);
         }
         let spent = Rc::new(Spent {
+            payer,
             tag: state.tag(self.matched.index)?,
             bearer,
             holder,
@@ -195,10 +199,9 @@ impl State {
         }
     }
 
-    /// A client whose session was accepted.
+    /// A client whose session was accepted. What is deposited only may come back: that alone gives
+    /// it no larger limits.
     pub(super) fn note_session(&mut self, config: &PluginConfig, client: Client, now_ms: u64) {
-        self.clients.has_paid(client, now_ms);
-        self.sessions.look_ups.has_paid(client, now_ms);
         if let (Some(prefix), Some(payment)) = (client.prefix(), &config.payment) {
             let until_ms = now_ms.saturating_add(millis(payment.idle_timeout));
             self.sessions.deposits.has_session(prefix, until_ms);
@@ -303,6 +306,7 @@ impl State {
         asker.bearer.noted_ms.set(now.ms);
         self.note_session(config, asker.client, now.ms);
         Some(Turn::Spent(Rc::new(Spent {
+            payer: Some(asker.client),
             tag,
             bearer: asker.bearer,
             holder,

@@ -384,7 +384,10 @@ impl World {
         let (session, kind, request) = self.opening(path);
         let body = self.opened(&request, deposited);
         self.gate.respond(kind, 200, true, &body);
-        self.due().spent();
+        let spent = self.due().spent();
+        // The upstream has answered.
+        let now_ms = self.gate.now_ms;
+        self.gate.gate.is_earned(&spent, || now_ms);
         session
     }
 
