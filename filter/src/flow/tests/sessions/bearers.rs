@@ -361,6 +361,43 @@ fn a_former_price_is_good_as_long_as_its_challenges_live() {
 }
 
 #[test]
+fn what_another_listener_sells_cheaper_is_not_cheaper_here() {
+    let services = SERVICES.replace(
+        r#""price":{"sat":2},"schemes":["session"],"noInvoicePaths""#,
+        r#""price":{"sat":3},"session":{"deposit":{"sat":40}},"schemes":["session"],"noInvoicePaths""#,
+    );
+    for (name, waits_ms, expected) in [
+        ("boltgate", 0, 200),
+        ("internal", 0, 402),
+        // Nor what a gate of the same name, which is not gone, goes on selling.
+        ("boltgate", 120_000, 402),
+    ] {
+        let mut cheap = World::new();
+        let mut here = World::of(BEHIND_TLS, &services);
+        cheap.gate.gate.plugin = name.into();
+        let first = cheap.session("/v3/x", 400);
+        here.gate.gate.inherit(&cheap.gate.gate, cheap.gate.now());
+        cheap.gate.now_ms += waits_ms;
+        cheap.refresh();
+        let line = match waits_ms {
+            0 => first.line.clone(),
+            _ => {
+                cheap.gate.client = Some(IpAddr::from([192, 0, 2, 99]));
+                let _stocked_before = (0..40).map(|_| cheap.challenge("/v3/x")).count();
+                cheap.challenge("/v3/x")
+            }
+        };
+        here.accounts = std::mem::take(&mut cheap.accounts);
+        here.number_holders_from(77);
+        here.preimages = cheap.preimages.clone();
+        here.gate.now_ms = cheap.gate.now_ms + 1_000;
+        here.refresh();
+        let sent = here.bearer_by(&first, "/v3/x", &line);
+        assert_eq!(here.asked(&sent).status(), expected, "{name} {waits_ms}");
+    }
+}
+
+#[test]
 fn what_was_not_delivered_is_given_back() {
     let mut world = World::new();
     let session = world.session("/v3/x", 40);
