@@ -201,11 +201,15 @@ pub struct Origin {
     pub token: Option<String>,
     /// Random: names this gate to the sidecar.
     pub vm: [u8; 16],
+    /// Name of the plugin, by which a gate knows the one whose place it takes from others of this
+    /// VM: those of other listeners sell at prices of their own.
+    pub plugin: Vec<u8>,
 }
 
 /// The state behind one plugin configuration in one VM.
 pub struct Gate {
     config: PluginConfig,
+    plugin: Vec<u8>,
     state: State,
 }
 
@@ -236,7 +240,8 @@ const TOKENS: Bounds = Bounds {
 impl Gate {
     /// A gate that has asked nobody anything yet.
     #[must_use]
-    pub fn new(config: PluginConfig, origin: Origin) -> Self {
+    pub fn new(config: PluginConfig, mut origin: Origin) -> Self {
+        let plugin = std::mem::take(&mut origin.plugin);
         let services = config.policy.services();
         let limits = Limits {
             per_minute: config.client_limits.challenges_per_minute.into(),
@@ -265,7 +270,11 @@ impl Gate {
             claims: Claims::default(),
             receipts: Receipts::default(),
         };
-        Self { config, state }
+        Self {
+            config,
+            plugin,
+            state,
+        }
     }
 
     /// Takes over what another gate of this VM knows from the same sidecar, so that a new
@@ -279,7 +288,7 @@ impl Gate {
             if payment::IS_BUILT_IN {
                 self.state.claims.inherit(&other.state.claims);
             }
-            if self.state.sessions.are_sold() {
+            if self.state.sessions.are_sold() && self.plugin == other.plugin {
                 let former = &other.state.sessions.former_prices;
                 let (policy, now) = (&other.config.policy, UnixSeconds(now.ms / 1_000));
                 let prices = &mut self.state.sessions.former_prices;

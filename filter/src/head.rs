@@ -31,8 +31,11 @@ pub struct Head<'h> {
     pub is_https: bool,
     /// A field in our own name space, which only the gate may set.
     pub has_ours: bool,
-    /// A field by which some upstreams take another path or method than that of the request.
+    /// A field by which some upstreams take another path or method than that of the request, or
+    /// Envoy another way of forwarding it than its route's.
     pub has_overrides: bool,
+    /// The client says by `grpc-timeout` how long it waits: Envoy and the upstream may keep to it.
+    pub has_deadline: bool,
     /// All fields.
     pub pairs: Pairs<'h>,
 }
@@ -64,9 +67,10 @@ impl<'h> Head<'h> {
                 }
                 b"macaroon" | b"grpc-metadata-macaroon" | b"token" => head.has_metadata = true,
                 b"payment-authorization" => head.has_payment_authorization = true,
+                b"grpc-timeout" => head.has_deadline = true,
                 [b'x' | b'X', ..] => {
                     head.has_ours |= is_ours(name);
-                    head.has_overrides |= is_override(name);
+                    head.has_overrides |= is_override(name) || is_control(name);
                 }
                 _ => {}
             }
@@ -117,6 +121,33 @@ pub fn is_override(name: &[u8]) -> bool {
     NAMES
         .iter()
         .any(|known| name.len() == known.len() && reads_as(name, known))
+}
+
+/// Names by which Envoy lets its clients change how a request is forwarded: its time limits, its
+/// retries, which upstream it goes to, what its path was. Who pays by what was answered must not
+/// choose when there is no answer.
+#[must_use]
+pub fn is_control(name: &[u8]) -> bool {
+    const STARTS: [&[u8]; 12] = [
+        b"upstream-",
+        b"expected-rq-timeout-ms",
+        b"max-retries",
+        b"retry-",
+        b"retriable-",
+        b"is-timeout-retry",
+        b"hedge-",
+        b"original-",
+        b"decorator-operation",
+        b"fault-",
+        b"immediate-health-check-fail",
+        b"overloaded",
+    ];
+    // As with names of ours, the next letter tells most apart. Envoy knows them in lower case only,
+    // to which it has brought them.
+    matches!(name, [_, _, b'e', ..])
+        && name
+            .strip_prefix(b"x-envoy-")
+            .is_some_and(|rest| STARTS.iter().any(|start| rest.starts_with(start)))
 }
 
 /// Whether an upstream could take one name for the other: CGI-like ones know no capitals and take
@@ -173,6 +204,40 @@ mod tests {
             b"",
         ] {
             assert!(!is_ours(name));
+        }
+    }
+
+    #[test]
+    fn what_controls_envoy_is_told_from_what_envoy_says() {
+        for name in [
+            &b"x-envoy-upstream-rq-timeout-ms"[..],
+            b"x-envoy-upstream-rq-per-try-timeout-ms",
+            b"x-envoy-upstream-rq-timeout-alt-response",
+            b"x-envoy-upstream-stream-duration-ms",
+            b"x-envoy-upstream-alt-stat-name",
+            b"x-envoy-retry-on",
+            b"x-envoy-retry-grpc-on",
+            b"x-envoy-retriable-status-codes",
+            b"x-envoy-max-retries",
+            b"x-envoy-hedge-on-per-try-timeout",
+            b"x-envoy-expected-rq-timeout-ms",
+            b"x-envoy-original-path",
+            b"x-envoy-original-dst-host",
+            b"x-envoy-decorator-operation",
+            b"x-envoy-fault-abort-request",
+        ] {
+            assert!(is_control(name), "{}", String::from_utf8_lossy(name));
+        }
+        for name in [
+            &b"x-envoy-external-address"[..],
+            b"x-envoy-internal",
+            b"x-envoy-peer-metadata",
+            b"x-envoy-downstream-service-cluster",
+            b"x-envoy-",
+            b"x-e",
+            b"x-retry-on",
+        ] {
+            assert!(!is_control(name), "{}", String::from_utf8_lossy(name));
         }
     }
 

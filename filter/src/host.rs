@@ -91,7 +91,8 @@ pub(crate) fn on_configure(root: u32, size: usize) -> bool {
     }
     let token = std::env::var(&config.sidecar.token_env).ok();
     let vm = random();
-    let mut gate = Gate::new(config, Origin { token, vm });
+    let plugin = abi::property(b"plugin_name").unwrap_or_default().to_vec();
+    let mut gate = Gate::new(config, Origin { token, vm, plugin });
     drop_dead_roots(root);
     ROOTS.with(|roots| {
         let Ok(roots) = roots.try_borrow() else {

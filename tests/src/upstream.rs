@@ -7,6 +7,7 @@
 //! | `/v1/stream` | server-sent events: eight of them, 100 ms apart, then `[DONE]` |
 //! | `/v1/health` | `ok` |
 //! | `/v1/broken` | 503 |
+//! | `/v1/slow` | JSON after half a second |
 //! | `/v1/reset` | no answer: the connection is dropped |
 //! | content type `application/grpc` | each message of the request comes back; with a path that ends in `Stream` the first one comes back five times |
 //! | all else | JSON that tells method and path |
@@ -214,6 +215,10 @@ async fn answer(State(record): State<Record>, request: Request) -> Response {
         .into_response(),
         "/v1/stream" => events(),
         "/v1/health" => "ok\n".into_response(),
+        "/v1/slow" => {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Json(json!({ "slow": true })).into_response()
+        }
         "/v1/broken" => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         // Ends the connection's task, quietly.
         "/v1/reset" => std::panic::resume_unwind(Box::new(())),

@@ -396,7 +396,8 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
 
     fn hold_for_keys(&self, state: &mut State, now_ms: u64) -> Decision<'h> {
         let patience = millis(self.config.bootstrap_wait);
-        if patience == 0 || state.is_full(self.config) || !state.sidecar.has_token() {
+        let is_full = state.is_full_of_strangers(self.config);
+        if patience == 0 || is_full || !state.sidecar.has_token() {
             return self.unavailable(state, RETRY_AFTER_SECONDS);
         }
         state.waiting.for_keys(Waiter {

@@ -8,7 +8,7 @@ use protocol::l402::{Budget, Credential, Identifier, Malformed};
 use protocol::macaroon::Macaroon;
 use protocol::payment::{self, CredentialError};
 
-use crate::head::{Head, METADATA, is_ours, is_override};
+use crate::head::{Head, METADATA, is_control, is_ours, is_override};
 use crate::pairs::Pairs;
 
 const PAYMENT_AUTHORIZATION: &[u8] = payment::authorization::PAYMENT_AUTHORIZATION.as_bytes();
@@ -27,9 +27,10 @@ pub(super) fn remove_ours<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
     remove(pairs, is_ours, edits);
 }
 
-/// Removals of the fields that name another path or method to some upstreams.
+/// Removals of the fields that name another path or method to some upstreams, and of those by which
+/// a client tells Envoy how to forward.
 pub(super) fn remove_overrides<'h>(pairs: &Pairs<'h>, edits: &mut Vec<Edit<'h>>) {
-    remove(pairs, is_override, edits);
+    remove(pairs, |name| is_override(name) || is_control(name), edits);
 }
 
 fn remove<'h>(pairs: &Pairs<'h>, which: fn(&[u8]) -> bool, edits: &mut Vec<Edit<'h>>) {

@@ -31,6 +31,7 @@ pub(super) fn request<'h>(
         grpc: head.is_grpc(),
         cors: head.origin.is_some(),
         head: head.method == b"HEAD",
+        deadline: head.has_deadline,
     };
     let path = canonical(head.path);
     let is_preflight = head.is_preflight();

@@ -139,7 +139,7 @@ impl State {
             deadline_ms: now_ms.saturating_add(patience_ms(config)),
             what: unoffered,
         };
-        if self.is_full(config) || !self.waiting.for_offer(service, waiter) {
+        if self.is_full_of_strangers(config) || !self.waiting.for_offer(service, waiter) {
             self.clients.give_back(client, now_ms);
             return Some(Turn::come_again(Some(service), manner));
         }
@@ -150,6 +150,13 @@ impl State {
     /// No more requests may be held.
     pub(super) fn is_full(&self, config: &PluginConfig) -> bool {
         self.waiting.len() >= usize::try_from(config.max_waiting).unwrap_or(usize::MAX)
+    }
+
+    /// No more requests may be held for which nothing was paid, as far as is known: half of the
+    /// room is for those that wait for a claim, for units or for what is done to a session.
+    pub(super) fn is_full_of_strangers(&self, config: &PluginConfig) -> bool {
+        let most = usize::try_from(config.max_waiting.div_ceil(2)).unwrap_or(usize::MAX);
+        self.is_full(config) || self.waiting.unpaid() >= most
     }
 
     pub(super) fn restock_service(&mut self, config: &PluginConfig, service: usize, now_ms: u64) {

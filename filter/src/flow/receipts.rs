@@ -171,7 +171,7 @@ impl Admission {
         match self {
             Self::Token(_) => false,
             Self::Charge(claimed) => claimed.cors,
-            Self::Session(spent) => spent.cors,
+            Self::Session(spent) => spent.manner.cors,
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Manner {
     pub(super) cors: bool,
     /// A HEAD request: no body can come.
     pub(super) head: bool,
+    /// The client has set a deadline of its own, which others than the gate may keep to.
+    pub(super) deadline: bool,
 }
 
 impl Manner {

@@ -30,7 +30,8 @@ pub(super) use self::recent::Recent;
 pub(super) use self::reports::Reports;
 pub(super) use self::streams::Streams;
 
-use super::limits::{Clients, Limits};
+use super::limits::{Client, Clients, Limits};
+use super::reply::Manner;
 use super::stock::Offer;
 use super::verdicts::{Bounds, Verdicts};
 use super::waiting::Unoffered;
@@ -44,6 +45,9 @@ const BEARERS: Bounds = Bounds {
 };
 /// Accounts of which it is remembered that nothing can be had of them.
 const MOST_IN_VAIN: usize = 1_024;
+
+/// What Envoy's details of a response code hold when a deadline may have led to it.
+const BY_DEADLINE: [&[u8]; 3] = [b"timeout", b"duration", b"remote_reset"];
 
 /// A credential that names a session, with its proof done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,8 +91,9 @@ pub struct Spent {
     pub(super) unit: Unit,
     /// When that was.
     pub(super) at: UnixSeconds,
-    /// A browser asked across origins.
-    pub(super) cors: bool,
+    /// Its client, if it is to be noted as one that has paid once the upstream has answered.
+    pub(super) payer: Option<Client>,
+    pub(super) manner: Manner,
 }
 
 impl Spent {
@@ -120,6 +125,33 @@ impl Spent {
     #[must_use]
     pub const fn unit(&self) -> Unit {
         self.unit
+    }
+
+    /// The response was made by Envoy because the upstream gave none: what was spent is to be
+    /// given back. `grpc_status` and `details` (of the response code) are asked for where needed.
+    ///
+    /// A client that sets a deadline chooses when Envoy, or an upstream that knows of it, gives up
+    /// on work that goes on: then it pays.
+    pub fn is_unanswered(
+        &self,
+        status: &[u8],
+        grpc_status: impl FnOnce() -> Vec<u8>,
+        details: impl FnOnce() -> Vec<u8>,
+    ) -> bool {
+        // To gRPC clients Envoy says the same by `unavailable` and `deadline exceeded`.
+        let may_be = match status {
+            b"502" | b"503" | b"504" => true,
+            b"200" => self.manner.grpc && matches!(&*grpc_status(), b"14" | b"4"),
+            _ => false,
+        };
+        if !may_be {
+            return false;
+        }
+        // A response of whose origin nothing is known is taken for the upstream's own.
+        let details = details();
+        let is_made_by_envoy = !details.is_empty() && details != b"via_upstream";
+        let has = |part: &&[u8]| details.windows(part.len()).any(|some| some == *part);
+        is_made_by_envoy && !(self.manner.deadline && BY_DEADLINE.iter().any(has))
     }
 }
 
@@ -229,6 +261,16 @@ impl Gate {
         }
         let leases = &mut self.state.sessions.leases;
         leases.give_back(&spent.account(), spent.holder, spent.price().get());
+    }
+
+    /// The upstream has answered: what was spent for the request is not given back any more, and
+    /// its client gets larger limits.
+    pub fn is_earned(&mut self, spent: &Spent, now_ms: impl FnOnce() -> u64) {
+        if let Some(client) = spent.payer.filter(|_| payment::IS_BUILT_IN) {
+            let now_ms = now_ms();
+            self.state.clients.has_paid(client, now_ms);
+            self.state.sessions.look_ups.has_paid(client, now_ms);
+        }
     }
 
     /// A session is in use although nothing of it is spent: to be said every quarter of the idle

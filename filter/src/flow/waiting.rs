@@ -122,6 +122,8 @@ pub(super) struct Waiting {
     pub(super) units: Units,
     pub(super) errands: VecDeque<Waiter<Box<Errand>>>,
     due: VecDeque<Due>,
+    /// Of those, how many nothing was paid for.
+    unpaid_due: usize,
 }
 
 /// Who waits for offers of one service, and how many of them for each scheme.
@@ -173,6 +175,12 @@ impl Waiting {
             + self.units.len()
             + self.errands.len()
             + self.due.len()
+    }
+
+    /// How many of them nothing was paid for, as far as is known: they wait for keys or offers, or
+    /// have waited for them.
+    pub(super) fn unpaid(&self) -> usize {
+        self.for_keys.len() + self.offers_awaited + self.unpaid_due
     }
 
     pub(super) fn has_due(&self) -> bool {
@@ -262,6 +270,7 @@ impl Waiting {
 
     /// The stream's turn has come.
     pub(super) fn is_due(&mut self, (stream, since_ms): (u32, u64), turn: Turn) {
+        self.unpaid_due += usize::from(!turn.is_of_a_payer());
         self.due.push_back(Due {
             stream,
             since_ms,
@@ -351,6 +360,7 @@ impl Waiting {
                 self.offers_awaited = self.offers_awaited.saturating_sub(1);
                 give_back(waiter.what.client);
                 let turn = Turn::come_again(Some(service), waiter.what.manner);
+                self.unpaid_due += 1;
                 self.due.push_back(Due {
                     stream: waiter.stream,
                     since_ms: waiter.since_ms,
@@ -361,11 +371,19 @@ impl Waiting {
     }
 
     pub(super) fn next_due(&mut self) -> Option<Due> {
-        self.due.pop_front()
+        let due = self.due.pop_front()?;
+        let is_unpaid = usize::from(!due.turn.is_of_a_payer());
+        self.unpaid_due = self.unpaid_due.saturating_sub(is_unpaid);
+        Some(due)
     }
 }
 
 impl Turn {
+    /// Something was paid for the request.
+    const fn is_of_a_payer(&self) -> bool {
+        matches!(self, Self::Forward { .. } | Self::Spent(_) | Self::Reply(_))
+    }
+
     /// 503: a fault of ours.
     pub(super) const fn come_again(service: Option<usize>, manner: Manner) -> Self {
         Self::Refuse {

@@ -1,7 +1,7 @@
 //! Receipts on responses: nearly all of them have none, and those are looked at no further.
 
 use super::streams::{self, Begun};
-use super::{Envoy, ROOTS, Root};
+use super::{Envoy, ROOTS, Root, now_ms};
 use crate::abi::{self, Action, Map};
 use crate::flow::{Admission, Awaited, cache_control};
 
@@ -10,14 +10,6 @@ const LOOKS: usize = 64;
 
 const RECEIPT: &[u8] = b"payment-receipt";
 const CACHE_CONTROL: &[u8] = b"cache-control";
-
-/// What the response says of itself.
-enum Status {
-    Success,
-    /// 502, 503 or 504.
-    NoAnswer,
-    Other,
-}
 
 /// Gives a paid response its receipt. Nothing but the gate itself may give one. What a session paid
 /// for a response that Envoy made in the upstream's place is given back.
@@ -38,28 +30,8 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
         // Replies of the gate's come here as well.
         Some((_, Awaited::Reply)) => return Action::Continue,
         Some((root, Awaited::Paid(paid))) => {
-            let (status, mut is_whole) = (status(), true);
-            match (&status, &paid) {
-                (Status::Success, Admission::Session(spent)) if paid.is_by_event() => {
-                    let begun = streams::begin(&root, context, spent, end);
-                    if begun == Begun::Refused {
-                        return Action::StopAll;
-                    }
-                    is_whole = begun == Begun::Whole;
-                }
-                (Status::NoAnswer, Admission::Session(spent)) if is_made_by_envoy() => {
-                    if let Ok(mut gate) = root.gate.try_borrow_mut() {
-                        gate.give_back(spent);
-                    }
-                }
-                _ => {}
-            }
-            if end || !is_whole {
-                ended(&root, context);
-            }
-            if matches!(status, Status::Success) {
-                give(&paid);
-                return Action::Continue;
+            if let Some(action) = answered(&root, context, &paid, end) {
+                return action;
             }
         }
         None => {}
@@ -70,19 +42,59 @@ pub(crate) fn on_response_headers(context: u32, end: bool) -> Action {
     Action::Continue
 }
 
-fn status() -> Status {
+/// A response to a paid request; `None` if it gets no receipt.
+fn answered(root: &Root, context: u32, paid: &Admission, end: bool) -> Option<Action> {
     let status = abi::header(Map::ResponseHeaders, b":status").unwrap_or_default();
-    match &*status {
-        [b'2', tens, ones] if tens.is_ascii_digit() && ones.is_ascii_digit() => Status::Success,
-        b"502" | b"503" | b"504" => Status::NoAnswer,
-        _ => Status::Other,
+    let mut gets_receipt = is_success(&status);
+    let mut is_whole = true;
+    if let Admission::Session(spent) = paid {
+        if spent.is_unanswered(&status, grpc_status, details) {
+            if let Ok(mut gate) = root.gate.try_borrow_mut() {
+                gate.give_back(spent);
+            }
+            gets_receipt = false;
+        } else {
+            if gets_receipt && paid.is_by_event() {
+                let begun = streams::begin(root, context, spent, end);
+                if begun == Begun::Refused {
+                    return Some(Action::StopAll);
+                }
+                is_whole = begun == Begun::Whole;
+            }
+            note_earned(root, paid);
+        }
+    }
+    if end || !is_whole {
+        ended(root, context);
+    }
+    gets_receipt.then(|| {
+        give(paid);
+        Action::Continue
+    })
+}
+
+fn note_earned(root: &Root, paid: &Admission) {
+    if let Admission::Session(spent) = paid
+        && let Ok(mut gate) = root.gate.try_borrow_mut()
+    {
+        gate.is_earned(spent, now_ms);
     }
 }
 
-/// The upstream has not answered. A response of whose origin nothing is known is taken for its own.
-fn is_made_by_envoy() -> bool {
-    abi::property(b"response\0code_details")
-        .is_ok_and(|details| !details.is_empty() && &*details != b"via_upstream")
+const fn is_success(status: &[u8]) -> bool {
+    matches!(status, [b'2', b'0'..=b'9', b'0'..=b'9'])
+}
+
+/// Of a response that is nothing but headers.
+fn grpc_status() -> Vec<u8> {
+    let status = abi::header(Map::ResponseHeaders, b"grpc-status").unwrap_or_default();
+    status.to_vec()
+}
+
+/// Who made the response, and why.
+fn details() -> Vec<u8> {
+    let details = abi::property(b"response\0code_details").unwrap_or_default();
+    details.to_vec()
 }
 
 /// A response that cannot be made private goes without its receipt (R-CORE-33).

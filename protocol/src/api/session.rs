@@ -57,7 +57,7 @@ pub struct OpenRequest {
     pub price: Sat,
     /// After so long without use the sidecar closes the session, in seconds.
     pub idle_timeout_seconds: u64,
-    /// BOLT 11 text as the client wrote it, at most [`MAX_RETURN_INVOICE_LEN`] bytes.
+    /// BOLT 11 text as the client wrote it: refused beyond [`MAX_RETURN_INVOICE_LEN`] bytes.
     pub return_invoice: String,
     /// First report of the VM's lease: granted in the same transaction (spec/lease L10).
     pub lease: lease::Report,
@@ -79,7 +79,8 @@ pub struct OpenAnswer {
     pub result: OpenResult,
     /// When it was opened, Unix seconds; 0 if it was not.
     pub at: u64,
-    /// Answer to [`OpenRequest::lease`], if the session is open.
+    /// Answer to [`OpenRequest::lease`], if this call opened the session. A call that only repeats
+    /// an earlier one begins no lease: it is to be served as a bearer (X1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<lease::Answer>,
     /// Why a return invoice was refused, in words for the client.

@@ -32,7 +32,7 @@ pub struct PluginConfig {
     pub l402_invalid_status: InvalidStatus,
     /// How long a request waits for the first bootstrap before it gets 503.
     pub bootstrap_wait: Duration,
-    /// Most requests of one VM that wait for the sidecar at a time.
+    /// Most requests of one VM that wait for the sidecar at a time, half of them for keys or offers.
     pub max_waiting: u32,
     /// Limits per client prefix and VM.
     pub client_limits: ClientLimits,

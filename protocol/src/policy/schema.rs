@@ -45,7 +45,7 @@ struct Plugin {
     l402_invalid_status: Option<u16>,
     /// How long requests wait for the first keys before they get 503: at most 30s. Default `2s`.
     bootstrap_wait: Option<DurationText>,
-    /// Most requests of one VM that wait for the sidecar at a time. Default 5000.
+    /// Most requests of one VM that wait for the sidecar at a time, half of them for keys or offers. Default 5000.
     #[schemars(range(max = 100_000))]
     max_waiting: Option<u32>,
     /// Limits per client prefix and VM.

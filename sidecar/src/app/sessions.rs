@@ -15,7 +15,7 @@ use protocol::api::session::{
     TopUpAnswer, TopUpRequest, TopUpResult,
 };
 use protocol::hash::PaymentHash;
-use protocol::lease::{AccountState, Report};
+use protocol::lease::Report;
 
 use self::answers::{
     close_outcome, invalid_return_invoice, not_credited, not_opened, open_outcome, top_up_outcome,
@@ -105,7 +105,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
 
     async fn opened(&self, request: &OpenRequest) -> Result<OpenAnswer, SessionError> {
         let call = self.read_open(request)?;
-        if let Some(answer) = self.opened_before(&call, &request.lease).await? {
+        if let Some(answer) = self.opened_before(&call).await? {
             return Ok(answer);
         }
         let node = self.node.known_info().await?;
@@ -147,18 +147,15 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             Opened::ReturnInvoiceUsed => Ok(invalid_return_invoice(&InvalidReturnInvoice::Used)),
             // Perhaps by this call, sent twice at once.
             Opened::Claimed => {
-                let before = self.opened_before(&call, &request.lease).await?;
+                let before = self.opened_before(&call).await?;
                 Ok(before.unwrap_or_else(|| unopened(OpenResult::Consumed)))
             }
         }
     }
 
-    /// A repeated open never credits: it is served as a bearer of the session it opened (X1).
-    async fn opened_before(
-        &self,
-        call: &CallMark,
-        lease: &Report,
-    ) -> Result<Option<OpenAnswer>, SessionError> {
+    /// A repeated open never credits and begins no lease: it is served as a bearer of the session
+    /// it opened (X1), by whatever lease its VM has.
+    async fn opened_before(&self, call: &CallMark) -> Result<Option<OpenAnswer>, SessionError> {
         let id = call.payment_hash;
         let recorded = self
             .ledger
@@ -170,16 +167,13 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
         if recorded.fingerprint != call.fingerprint {
             return Ok(Some(unopened(OpenResult::Consumed)));
         }
-        let mut answers = self.leases.apply(vec![lease.clone()]).await?;
-        let lease = answers.pop();
-        let is_open = lease
-            .as_ref()
-            .is_some_and(|answer| answer.state == AccountState::Open);
+        let session = self.ledger.find_session(id).await?;
+        let is_open = session.is_some_and(|session| session.state == SessionState::Open);
         Ok(Some(match is_open {
             true => OpenAnswer {
                 result: OpenResult::Opened,
                 at: recorded.at.0,
-                lease,
+                lease: None,
                 reason: None,
             },
             false => unopened(OpenResult::Closed),

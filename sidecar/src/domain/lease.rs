@@ -10,6 +10,10 @@ use std::collections::BTreeMap;
 
 use protocol::lease::{AccountState, Answer, HolderId, Report};
 
+/// Live leases of one account, at most: more than any fleet has workers that one buyer uses at
+/// once, and few enough to be read and written for each report.
+pub const MOST_LIVE: usize = 256;
+
 /// How long the ledger waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -175,12 +179,14 @@ impl Account {
     }
 
     /// The holder that reports; a new one only where something can be granted or a release has to
-    /// be remembered (L11).
+    /// be remembered (L11). Who asks when there are enough of them is told that its lease is final,
+    /// and asks again until its patience ends.
     fn holder_of(&self, report: &Report, now_ms: u64) -> Option<Holder> {
         if let Some(holder) = self.holders.get(&report.holder) {
             return Some(*holder);
         }
-        (report.used == 0 && self.is_open).then_some(Holder {
+        let has_room = report.release || self.live().count() < MOST_LIVE;
+        (report.used == 0 && self.is_open && has_room).then_some(Holder {
             is_live: !report.release,
             seen_ms: now_ms,
             ..Holder::default()
@@ -267,3 +273,6 @@ fn grant(report: &Report, holder: &Holder, free: u64) -> u64 {
     };
     least.max(asked.min(share)).min(free)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bitcoin::hashes::Hash as _;
 use lightning_invoice::{Bolt11Invoice, Currency};
+use protocol::api::session::MAX_RETURN_INVOICE_LEN;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
@@ -45,6 +46,9 @@ pub enum InvalidReturnInvoice {
     /// It cannot be read, or its checksum or signature is wrong.
     #[error("the return invoice is no valid BOLT 11 invoice")]
     Malformed,
+    /// It is longer than any invoice need be.
+    #[error("the return invoice is longer than {MAX_RETURN_INVOICE_LEN} bytes")]
+    TooLong,
     /// It is for another network.
     #[error("the return invoice must be for the network {0}")]
     Network(String),
@@ -73,6 +77,9 @@ impl ReturnInvoice {
         idle_timeout_seconds: u64,
         now: UnixSeconds,
     ) -> Result<Self, InvalidReturnInvoice> {
+        if text.len() > MAX_RETURN_INVOICE_LEN {
+            return Err(InvalidReturnInvoice::TooLong);
+        }
         // Checksum, signature and what BOLT 11 demands are looked at by this.
         let invoice: Bolt11Invoice = text.parse().map_err(|_| InvalidReturnInvoice::Malformed)?;
         if network_of(invoice.currency()) != Some(node.network.as_str()) {

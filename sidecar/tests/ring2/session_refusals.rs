@@ -56,6 +56,8 @@ async fn an_open_that_is_refused_claims_nothing() {
         &with_amount,
         &short,
         "",
+        &"l".repeat(2_049),
+        &"l".repeat(12_000),
     ] {
         let mut bad = good.clone();
         text.clone_into(&mut bad.return_invoice);
@@ -252,7 +254,6 @@ async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
         with(&open, "idle_timeout_seconds", json!(0)),
         with(&open, "idle_timeout_seconds", json!(u64::MAX)),
         with(&open, "service", json!("a b")),
-        with(&open, "return_invoice", json!("l".repeat(2_049))),
         with(&open, "lease.account", json!("00".repeat(32))),
         with(&open, "lease.used", json!(-1)),
     ] {

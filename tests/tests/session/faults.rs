@@ -1,5 +1,6 @@
 //! What fails, dies or is forgotten.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -23,6 +24,60 @@ async fn a_request_that_nobody_answered_costs_nothing() -> anyhow::Result<()> {
     let answer = present(&gate.http(), "/v1/broken", &session.bearer()?).await?;
     assert_eq!((answer.status, answer.header("payment-receipt")), (503, ""));
     assert_eq!(closed(&gate, &session).await?, (98, "succeeded".to_owned()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_call_that_nobody_answered_costs_nothing() -> anyhow::Result<()> {
+    let builder = selling(Gate::dev("session-grpc-unanswered"));
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    let builder = builder.envoy(move |config| config.grpc_upstream = nobody);
+    let gate = builder.start().await?;
+    let session = opened(&gate).await?;
+    for deadline in ["", "1H"] {
+        let mut call = gate
+            .h2()
+            .post("/v1/Forecast", vec![0_u8; 5])
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", session.bearer()?);
+        if !deadline.is_empty() {
+            call = call.header("grpc-timeout", deadline);
+        }
+        let answer = call.send().await?;
+        assert_eq!((answer.status, answer.header("grpc-status")), (200, "14"));
+        assert_eq!(answer.header("payment-receipt"), "", "{answer:?}");
+    }
+    let unit_of_the_open = 1;
+    let rest = DEPOSIT as u64 - unit_of_the_open;
+    assert_eq!(
+        closed(&gate, &session).await?,
+        (rest, "succeeded".to_owned())
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_does_not_choose_when_envoy_gives_up_on_the_upstream() -> anyhow::Result<()> {
+    // Of clients that it takes for services of the same owner Envoy does what they say.
+    let here = json!({ "address_prefix": "127.0.0.0", "prefix_len": 8 });
+    let trusting = json!({ "internal_address_config": { "cidr_ranges": [here] } });
+    let builder = selling(Gate::dev("session-hurry"));
+    let builder = builder.envoy(move |config| config.manager = trusting);
+    let gate = builder.start().await?;
+    let session = opened(&gate).await?;
+    let answer = gate
+        .http()
+        .get("/v1/slow")
+        .header("authorization", session.bearer()?)
+        .header("x-envoy-upstream-rq-timeout-ms", "50")
+        .header("x-envoy-upstream-rq-timeout-alt-response", "204")
+        .send()
+        .await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = gate.upstream.last()?;
+    assert_eq!(seen.header("x-envoy-upstream-rq-timeout-ms"), "");
+    assert_eq!(closed(&gate, &session).await?.0, DEPOSIT as u64 - 2);
     Ok(())
 }
 

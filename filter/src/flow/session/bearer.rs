@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use protocol::hash::PaymentHash;
 use protocol::lease::{AccountId, HolderId};
 use protocol::payment::SessionCall;
 use protocol::policy::{Access, PluginConfig};
@@ -83,17 +84,21 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             return None;
         }
         let holder = state.spend_now(&bearer, now)?;
+        let mut payer = None;
         if now.ms.abs_diff(bearer.noted_ms.get()) >= NOTED_MS {
             bearer.noted_ms.set(now.ms);
-            state.note_session(self.config, self.client(), now.ms);
+            let client = self.client();
+            state.note_session(self.config, client, now.ms);
+            payer = Some(client);
         }
         let spent = Rc::new(Spent {
+            payer,
             tag: state.tag(self.matched.index)?,
             bearer,
             holder,
             unit: self.manner.unit(terms.unit),
             at,
-            cors: self.manner.cors,
+            manner: self.manner,
         });
         edits.push(Edit::Remove(name));
         let edits = std::mem::take(edits);
@@ -196,10 +201,9 @@ impl State {
         }
     }
 
-    /// A client whose session was accepted.
+    /// A client whose session was accepted. What is deposited only may come back: that alone gives
+    /// it no larger limits.
     pub(super) fn note_session(&mut self, config: &PluginConfig, client: Client, now_ms: u64) {
-        self.clients.has_paid(client, now_ms);
-        self.sessions.look_ups.has_paid(client, now_ms);
         if let (Some(prefix), Some(payment)) = (client.prefix(), &config.payment) {
             let until_ms = now_ms.saturating_add(millis(payment.idle_timeout));
             self.sessions.deposits.has_session(prefix, until_ms);
@@ -245,6 +249,10 @@ impl State {
                 });
             }
         };
+        if is_new {
+            // Whatever deposit it is, it was paid for, perhaps by way of another worker.
+            self.sessions.deposits.presented(PaymentHash(account.0));
+        }
         if !self.waiting.units.waits_for(&account) {
             // Nothing is there, as was just seen: this says what is needed.
             let price = asker.bearer.price.get();
@@ -301,12 +309,13 @@ impl State {
         asker.bearer.noted_ms.set(now.ms);
         self.note_session(config, asker.client, now.ms);
         Some(Turn::Spent(Rc::new(Spent {
+            payer: Some(asker.client),
             tag,
             bearer: asker.bearer,
             holder,
             unit: asker.manner.unit(terms.unit),
             at: asker.opened.unwrap_or_else(|| seconds(now.ms)),
-            cors: asker.manner.cors,
+            manner: asker.manner,
         })))
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Many clients ask for a 402 before every request of a session and never pay what it offers. A
 //! client prefix that has an open session is therefore shown the same few deposits in turn, as long
-//! as nobody has presented them and there is time to pay. Tokens and charges are always fresh.
+//! as nobody has presented them, or used the session that one began, and there is time to pay.
+//! Tokens and charges are always fresh.
 
 use std::collections::VecDeque;
 

@@ -183,8 +183,10 @@ impl<'h, S: Surroundings> Asked<'_, 'h, S> {
             let note = self.note(state, Outcome::Limited);
             return Decision::reply(Reply::limited(retry_after, self.manner, note));
         }
-        if matches!(job, Job::Open(..) | Job::TopUp) {
-            state.sessions.deposits.presented(call.payment_hash);
+        let deposits = &mut state.sessions.deposits;
+        deposits.presented(call.session_id());
+        if matches!(job, Job::TopUp) {
+            deposits.presented(call.payment_hash);
         }
         let client = asker.client;
         let place = (self.stream, now.ms);
@@ -314,19 +316,22 @@ impl Gate {
             Told::Fault | Told::NotNow => CallResult::Refused,
             _ => CallResult::Ok,
         };
-        let is_refused = matches!(told, Told::Refused(_));
-        if !is_refused {
-            state.sessions.look_ups.give_back(asker.client, now.ms);
-        }
-        let lease = json
+        let said = json
             .as_ref()
             .filter(|_| !matches!(told, Told::Fault))
-            .and_then(|json| json.get("lease"))
-            .and_then(read_answer);
+            .and_then(|json| json.get("lease"));
+        // What was opened before comes without a lease: a bearer, and one look-up.
+        let is_repeated = matches!(told, Told::Opened(_)) && said.is_none();
+        let is_refused = matches!(told, Told::Refused(_));
+        if !is_refused && !is_repeated {
+            state.sessions.look_ups.give_back(asker.client, now.ms);
+        }
+        let lease = said.and_then(read_answer);
         let account = asker.bearer.account;
         let mut in_vain = None;
         match &job {
-            Job::Open(report, _) => {
+            // Only then may the ledger have granted something, whether that was heard or not.
+            Job::Open(report, _) if said.is_some() || matches!(told, Told::Fault) => {
                 let is_open = matches!(told, Told::Opened(_));
                 let lease = lease.as_ref().filter(|_| is_open);
                 let leases = &mut state.sessions.leases;
@@ -337,7 +342,7 @@ impl Gate {
                     let _ = state.sessions.leases.answered(lease, sent_ms);
                 }
             }
-            Job::TopUp => {}
+            Job::Open(..) | Job::TopUp => {}
         }
         let service = asker.service;
         let manner = asker.manner;

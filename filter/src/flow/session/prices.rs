@@ -74,6 +74,8 @@ impl FormerPrices {
             || now < expires
                 && self.all.iter().any(|former| {
                     former.price == asked && now < former.until && former.service == service
+                        // Issued before the price changed, and not by a gate that sells beside.
+                        && expires <= former.until
                 })
     }
 }

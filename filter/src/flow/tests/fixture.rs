@@ -157,6 +157,7 @@ impl Fixture {
                 Origin {
                     token: token.map(str::to_owned),
                     vm: [1; 16],
+                    plugin: b"boltgate".to_vec(),
                 },
             ),
             now_ms: CREDENTIAL_TIME * 1_000,

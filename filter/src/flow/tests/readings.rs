@@ -133,7 +133,7 @@ fn a_header_that_decides_the_price_is_there_once() {
 
 #[test]
 fn fields_that_name_another_path_or_method_do_not_reach_our_upstreams() {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 9] = [
         "x-original-url",
         "x-rewrite-url",
         "x-http-method-override",
@@ -141,6 +141,8 @@ fn fields_that_name_another_path_or_method_do_not_reach_our_upstreams() {
         "x-method-override",
         "x_original_url",
         "x.http_method",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-retry-on",
     ];
     let mut gate = Fixture::ready();
     let paid = gate.token("weather", None);

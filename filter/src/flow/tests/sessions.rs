@@ -367,15 +367,17 @@ impl World {
         (Session { id, preimage, line }, kind, request)
     }
 
-    /// The answer of a ledger that has credited that much.
+    /// The answer of a ledger that has credited that much, once: to a repeated call it grants
+    /// nothing.
     fn opened(&mut self, request: &OpenRequest, deposited: u64) -> String {
+        let mut answer = json!({"result": "opened", "at": CREDENTIAL_TIME + 1});
         let report = &request.lease;
-        let account = self
-            .accounts
-            .entry(report.account)
-            .or_insert_with(|| Account::of(deposited));
-        let lease = account.answer(report);
-        json!({"result": "opened", "at": CREDENTIAL_TIME + 1, "lease": lease}).to_string()
+        self.accounts.entry(report.account).or_insert_with(|| {
+            let mut account = Account::of(deposited);
+            answer["lease"] = json!(account.answer(report));
+            account
+        });
+        answer.to_string()
     }
 
     /// A session with that much in it, of which one unit has been spent.
@@ -383,7 +385,10 @@ impl World {
         let (session, kind, request) = self.opening(path);
         let body = self.opened(&request, deposited);
         self.gate.respond(kind, 200, true, &body);
-        self.due().spent();
+        let spent = self.due().spent();
+        // The upstream has answered.
+        let now_ms = self.gate.now_ms;
+        self.gate.gate.is_earned(&spent, || now_ms);
         session
     }
 

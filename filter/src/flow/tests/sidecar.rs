@@ -50,7 +50,7 @@ fn who_waits_too_long_gets_503() {
 
 #[test]
 fn no_more_than_so_many_wait() {
-    let mut gate = Fixture::with_settings(r#""maxWaiting":2"#);
+    let mut gate = Fixture::with_settings(r#""maxWaiting":4"#);
     assert_eq!(gate.request(&Sent::get("/v1/a")), Decision::Hold);
     assert_eq!(gate.request(&Sent::get("/v1/b")), Decision::Hold);
     assert_eq!(gate.reply(&Sent::get("/v1/c")).status, 503);

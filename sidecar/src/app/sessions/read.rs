@@ -2,9 +2,7 @@
 //! nonsense out of the ledger.
 
 use protocol::amount::Sat;
-use protocol::api::session::{
-    CloseRequest, MAX_RETURN_INVOICE_LEN, OpenRequest, SessionCall, TopUpRequest,
-};
+use protocol::api::session::{CloseRequest, OpenRequest, SessionCall, TopUpRequest};
 use protocol::encoding::hex_decode;
 use protocol::hash::PaymentHash;
 use protocol::keys::generation_of;
@@ -35,9 +33,6 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
         }
         if !(1..=LONGEST_IDLE_SECONDS).contains(&request.idle_timeout_seconds) {
             return invalid("idle_timeout_seconds must be from 1 to 31622400");
-        }
-        if request.return_invoice.len() > MAX_RETURN_INVOICE_LEN {
-            return invalid("return_invoice is too long");
         }
         check_lease(&request.lease, request.call.payment_hash)?;
         self.read_call(&request.call)

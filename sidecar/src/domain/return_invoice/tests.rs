@@ -70,6 +70,8 @@ fn what_cannot_be_paid_is_refused_and_the_reason_does_not_repeat_it() {
         (String::new(), InvalidReturnInvoice::Malformed),
         (format!(" {}", good()), InvalidReturnInvoice::Malformed),
         ("lnbcrt1".to_owned(), InvalidReturnInvoice::Malformed),
+        ("l".repeat(2_048), InvalidReturnInvoice::Malformed),
+        (good() + &"q".repeat(2_048), InvalidReturnInvoice::TooLong),
         (invoice(2, Currency::Bitcoin, None, 3_600), network.clone()),
         (invoice(2, Currency::Signet, None, 3_600), network),
         (

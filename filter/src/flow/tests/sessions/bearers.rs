@@ -264,6 +264,30 @@ fn only_so_many_wait_for_one_session_and_in_all() {
 }
 
 #[test]
+fn whoever_pays_finds_room_beside_strangers_who_wait() {
+    let settings = format!(r#"{BEHIND_TLS},"maxWaiting":4"#);
+    let mut world = World::of(&settings, SERVICES);
+    let session = world.session("/v3/x", 4_000);
+    world.wait(2_500);
+    let stranger = Sent::get("/v2/x");
+    let held = (0..20).filter(|_| matches!(world.at_once(&stranger), Seen::Held));
+    assert_eq!(held.count(), 2);
+    let (kind, _, _, _) = world.gate.call().unwrap();
+    world.gate.respond(kind, 503, true, "{}");
+    // It is their turn, and until they have had it they are there.
+    world.gate.now_ms += 3_000;
+    assert_eq!(world.at_once(&stranger).status(), 503);
+    world.refresh();
+    let sent = world.bearer(&session, "/v3/x");
+    let statuses: Vec<_> = (0..3).map(|_| world.at_once(&sent).status()).collect();
+    assert_eq!(statuses, [0, 0, 503]);
+    let seen: Vec<_> = (0..4).map(|_| world.due().status()).collect();
+    let served = seen.iter().filter(|status| **status == 200);
+    assert_eq!(served.count(), 2, "{seen:?}");
+    assert_eq!(world.gate.gate.state.waiting.unpaid(), 0);
+}
+
+#[test]
 fn an_ended_challenge_is_good_only_with_the_session_that_it_opened() {
     let mut world = World::new();
     let session = world.session("/v3/x", 400);
@@ -337,6 +361,43 @@ fn a_former_price_is_good_as_long_as_its_challenges_live() {
 }
 
 #[test]
+fn what_another_listener_sells_cheaper_is_not_cheaper_here() {
+    let services = SERVICES.replace(
+        r#""price":{"sat":2},"schemes":["session"],"noInvoicePaths""#,
+        r#""price":{"sat":3},"session":{"deposit":{"sat":40}},"schemes":["session"],"noInvoicePaths""#,
+    );
+    for (name, waits_ms, expected) in [
+        ("boltgate", 0, 200),
+        ("internal", 0, 402),
+        // Nor what a gate of the same name, which is not gone, goes on selling.
+        ("boltgate", 120_000, 402),
+    ] {
+        let mut cheap = World::new();
+        let mut here = World::of(BEHIND_TLS, &services);
+        cheap.gate.gate.plugin = name.into();
+        let first = cheap.session("/v3/x", 400);
+        here.gate.gate.inherit(&cheap.gate.gate, cheap.gate.now());
+        cheap.gate.now_ms += waits_ms;
+        cheap.refresh();
+        let line = match waits_ms {
+            0 => first.line.clone(),
+            _ => {
+                cheap.gate.client = Some(IpAddr::from([192, 0, 2, 99]));
+                let _stocked_before = (0..40).map(|_| cheap.challenge("/v3/x")).count();
+                cheap.challenge("/v3/x")
+            }
+        };
+        here.accounts = std::mem::take(&mut cheap.accounts);
+        here.number_holders_from(77);
+        here.preimages = cheap.preimages.clone();
+        here.gate.now_ms = cheap.gate.now_ms + 1_000;
+        here.refresh();
+        let sent = here.bearer_by(&first, "/v3/x", &line);
+        assert_eq!(here.asked(&sent).status(), expected, "{name} {waits_ms}");
+    }
+}
+
+#[test]
 fn what_was_not_delivered_is_given_back() {
     let mut world = World::new();
     let session = world.session("/v3/x", 40);
@@ -368,6 +429,61 @@ fn what_was_not_delivered_is_given_back() {
     assert!(world.gate.gate.next_due().is_none() && !world.gate.gate.holds(stream));
     world.wait(2_500);
     assert_eq!(world.account(&session).spent, 2);
+}
+
+#[test]
+fn what_envoy_says_in_the_upstreams_place_is_no_answer() {
+    let mut world = World::new();
+    let session = world.session("/v3/x", 40);
+    let grpc = "application/grpc+proto";
+    let (reset, timeout) = (
+        "upstream_reset_before_response_started{remote_connection_failure}",
+        "response_timeout",
+    );
+    let cancelled = "upstream_reset_before_response_started{remote_reset}";
+    for (fields, status, grpc_status, details, expected) in [
+        (&[][..], "503", "", reset, true),
+        (&[], "502", "", cancelled, true),
+        (&[], "504", "", timeout, true),
+        (&[], "503", "", "via_upstream", false),
+        (&[], "503", "", "", false),
+        (&[], "500", "", reset, false),
+        // What looks like gRPC and is none.
+        (&[], "200", "14", reset, false),
+        (&[("content-type", grpc)], "200", "14", reset, true),
+        (&[("content-type", grpc)], "200", "14", timeout, true),
+        (
+            &[("content-type", grpc)],
+            "200",
+            "14",
+            "via_upstream",
+            false,
+        ),
+        (&[("content-type", grpc)], "200", "14", "", false),
+        (&[("content-type", grpc)], "200", "0", reset, false),
+        (&[("content-type", grpc)], "200", "", reset, false),
+        (&[("content-type", grpc)], "503", "", reset, true),
+    ] {
+        for deadline in [false, true] {
+            let mut sent = world.bearer(&session, "/v3/x");
+            for (name, value) in fields {
+                sent = sent.with(name, value);
+            }
+            if deadline {
+                sent = sent.with("grpc-timeout", "1m");
+            }
+            let spent = world.asked(&sent).spent();
+            let found =
+                spent.is_unanswered(status.as_bytes(), || grpc_status.into(), || details.into());
+            let may_be_its_deadline = deadline && [timeout, cancelled].contains(&details);
+            assert_eq!(
+                found,
+                expected && !may_be_its_deadline,
+                "{fields:?} {status} {grpc_status} {details} {deadline}"
+            );
+            world.gate.gate.give_back(&spent);
+        }
+    }
 }
 
 #[test]

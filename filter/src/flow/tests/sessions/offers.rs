@@ -114,6 +114,75 @@ fn a_deposit_that_was_presented_or_ends_soon_is_not_shown_again() {
 }
 
 #[test]
+fn a_deposit_that_opened_a_session_at_another_worker_is_not_shown_again() {
+    for action in ["bearer", "close"] {
+        let mut world = World::new();
+        world.session("/v3/x", 4_000);
+        let shown = |world: &mut World| {
+            let line = world.challenge("/v3/x");
+            let request = request_of(&line);
+            (request["paymentHash"].as_str().unwrap().to_owned(), line)
+        };
+        let first: Vec<_> = (0..4).map(|_| shown(&mut world)).collect();
+        // Its buyer comes from elsewhere as well.
+        let (id, line) = first[2].clone();
+        world.accounts.insert(id.parse().unwrap(), Account::of(400));
+        world.gate.client = Some(IpAddr::from([192, 0, 2, 99]));
+        let credential = world.paid(&line, action, &[("sessionId", &id)]);
+        let sent = Sent::get("/v3/x").with("authorization", &credential);
+        if action == "bearer" {
+            world.asked(&sent).spent();
+        } else {
+            assert!(matches!(world.at_once(&sent), Seen::Held));
+            world.errand::<CloseRequest>("/v1/sessions/close");
+        }
+        world.gate.client = Some(IpAddr::from([192, 0, 2, 1]));
+        let later: Vec<_> = (0..8).map(|_| shown(&mut world).0).collect();
+        assert!(!later.contains(&id), "{action}");
+        assert!(later.contains(&first[1].0));
+    }
+}
+
+#[test]
+fn only_what_is_really_spent_gives_larger_limits() {
+    let settings = format!(r#"{BEHIND_TLS},"clientLimits":{{"burst":2,"paidFactor":10}}"#);
+    let challenges = |world: &mut World| {
+        let asked = (0..30).filter(|_| world.asked(&Sent::get("/v2/x")).status() == 402);
+        asked.count()
+    };
+    for (is_answered, more) in [(false, false), (true, true)] {
+        let mut world = World::of(&settings, SERVICES);
+        let (_, kind, request) = world.opening("/v3/x");
+        let body = world.opened(&request, 400);
+        world.gate.respond(kind, 200, true, &body);
+        let spent = world.due().spent();
+        if is_answered {
+            let now_ms = world.gate.now_ms;
+            world.gate.gate.is_earned(&spent, || now_ms);
+        } else {
+            world.gate.gate.give_back(&spent);
+        }
+        assert_eq!(challenges(&mut world) > 10, more, "{is_answered}");
+    }
+    // Nor does a deposit that is added, since it can be had back.
+    let mut world = World::of(&settings, SERVICES);
+    let (session, kind, request) = world.opening("/v3/x");
+    let body = world.opened(&request, 400);
+    world.gate.respond(kind, 503, false, &body);
+    assert_eq!(world.due().status(), 503);
+    let line = world.challenge("/v3/x");
+    let members = [("sessionId", session.id.as_str())];
+    let credential = world.paid(&line, "topUp", &members);
+    let sent = Sent::get("/v3/x").with("authorization", &credential);
+    assert!(matches!(world.at_once(&sent), Seen::Held));
+    let (kind, _) = world.errand::<TopUpRequest>("/v1/sessions/topup");
+    let credited = json!({"result": "credited", "at": CREDENTIAL_TIME}).to_string();
+    world.gate.respond(kind, 200, true, &credited);
+    assert_eq!(world.due().status(), 200);
+    assert!(challenges(&mut world) < 3);
+}
+
+#[test]
 fn only_what_is_fresh_counts_against_a_clients_limit() {
     let settings = format!(r#"{BEHIND_TLS},"clientLimits":{{"burst":1,"paidFactor":10}}"#);
     let mut world = World::of(&settings, SERVICES);

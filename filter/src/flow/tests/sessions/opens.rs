@@ -118,6 +118,36 @@ fn an_open_whose_answer_is_lost_is_safe_to_repeat() {
 }
 
 #[test]
+fn a_repeated_open_is_a_bearer_that_begins_no_lease_and_costs_a_look_up() {
+    let limits = r#""clientLimits":{"burst":6,"paidFactor":1}"#;
+    let mut world = World::of(&format!("{BEHIND_TLS},{limits}"), SERVICES);
+    let session = world.session("/v3/x", 400);
+    let credential = world.paid(&session.line, "open", &[("returnInvoice", RETURN)]);
+    let sent = Sent::get("/v3/x").with("authorization", &credential);
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        statuses.push(match world.at_once(&sent) {
+            Seen::Held => {
+                let (kind, request) = world.errand::<OpenRequest>("/v1/sessions/open");
+                let body = world.opened(&request, 400);
+                world.gate.respond(kind, 200, true, &body);
+                let spent = world.due().spent();
+                assert_eq!(spent.at.0, CREDENTIAL_TIME + 1, "when it was opened");
+                200
+            }
+            seen => seen.status(),
+        });
+    }
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429, 429]);
+    world.wait(100);
+    let account = world.account(&session);
+    assert_eq!((account.holders.len(), account.spent), (1, 7 * 2));
+    // Bearers go on.
+    let sent = world.bearer(&session, "/v3/x");
+    world.asked(&sent).spent();
+}
+
+#[test]
 fn an_open_that_takes_too_long_is_answered_once() {
     let mut world = World::new();
     let (session, kind, request) = world.opening("/v3/x");
