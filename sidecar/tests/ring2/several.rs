@@ -17,7 +17,7 @@ use crate::process::{Program, write_config_on};
 use crate::support::{Answer, Api, Store, VM, eventually};
 
 /// Of payment number `payment`, by attempt number `attempt`.
-fn claim_of(payment: u32, attempt: u32) -> ClaimRequest {
+pub(crate) fn claim_of(payment: u32, attempt: u32) -> ClaimRequest {
     let mut hash = [7; 32];
     hash[..4].copy_from_slice(&payment.to_be_bytes());
     ClaimRequest {
