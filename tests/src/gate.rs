@@ -44,6 +44,22 @@ pub fn default_plugin() -> Value {
     })
 }
 
+/// The same sold by charge and by session as well, behind a hop that ends TLS: a session costs
+/// `deposit` satoshis and a unit of it, a request or an event, one.
+pub fn by_every_scheme(plugin: &mut Value, deposit: usize) {
+    let service = json!({
+        "schemes": ["l402", "charge", "session"],
+        "session": { "price": { "sat": 1 }, "deposit": { "sat": deposit }, "unit": "event" },
+    });
+    if let Some(first) = plugin.pointer_mut("/services/0") {
+        merge(first, service);
+    }
+    merge(
+        plugin,
+        json!({ "payment": { "realm": "api.test", "tls": "terminated" } }),
+    );
+}
+
 /// A gate that is being put together.
 #[must_use]
 pub struct Builder<'a> {

@@ -109,6 +109,11 @@ impl Sidecar {
             "drain": "2s",
         });
         merge(&mut config, over);
+        if let Some(ledger) = config.get_mut("ledger").and_then(Value::as_object_mut)
+            && ledger.contains_key("postgres")
+        {
+            ledger.remove("sqlite");
+        }
         // JSON is YAML.
         fs::write(sidecar.config(), format!("{config:#}"))?;
         Ok(sidecar)
@@ -252,6 +257,21 @@ impl Sidecar {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         })?;
         Ok((amounts.0.try_into()?, amounts.1.try_into()?))
+    }
+
+    /// Units of a session (64 hex digits) that filters hold and have not reported as spent. Read
+    /// from the file.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn held(&self, id: &str) -> anyhow::Result<u64> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let ledger = Connection::open_with_flags(self.ledger(), flags)?;
+        ledger.busy_timeout(Duration::from_secs(5))?;
+        let sql = "SELECT coalesce(sum(granted - used), 0) FROM lease_holders
+                   WHERE session_id = ?1 AND is_live = 1";
+        let held: i64 = ledger.query_row(sql, [unhex(id)?], |row| row.get(0))?;
+        Ok(held.try_into()?)
     }
 
     /// All that it has logged.
