@@ -46,6 +46,9 @@ pub struct Sale {
 pub struct Sidecar {
     /// The program while it runs.
     pub process: Option<Process>,
+    /// Seconds by which its clock is wrong, from the next start on. Only programs that are built
+    /// for tests take it: `cargo test --workspace` builds one.
+    pub clock_seconds: i64,
     folder: PathBuf,
     token: String,
     api: u16,
@@ -82,6 +85,7 @@ impl Sidecar {
         let (folder, token) = (folder.to_path_buf(), token.to_owned());
         let sidecar = Self {
             process: None,
+            clock_seconds: 0,
             folder,
             token,
             api,
@@ -126,6 +130,9 @@ impl Sidecar {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(paths::program("boltgate")?);
         command.arg("run").arg("--config").arg(self.config());
+        if self.clock_seconds != 0 {
+            command.env("FAULT_CLOCK_SECONDS", self.clock_seconds.to_string());
+        }
         let log = self.folder.join("sidecar.log");
         self.process = Some(Process::spawn("sidecar", &log, &command)?);
         let health = Http::new(self.admin_address());
