@@ -14,6 +14,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
+mod faults;
 pub mod files;
 pub mod http;
 pub mod metrics;

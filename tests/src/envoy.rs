@@ -50,6 +50,8 @@ pub struct EnvoyConfig {
     pub grpc_upstream: SocketAddr,
     /// The sidecar's API.
     pub sidecar: SocketAddr,
+    /// A second sidecar on the same ledger; Envoy asks whichever of them is there.
+    pub second_sidecar: Option<SocketAddr>,
     /// The sidecar's bearer token, handed over in the environment.
     pub token: String,
     /// `stream_idle_timeout`.
@@ -72,6 +74,8 @@ pub struct EnvoyConfig {
     pub pin: Option<String>,
     /// Envoy's log level.
     pub log_level: String,
+    /// Log levels of some of its parts, such as `wasm:trace`; empty: the same.
+    pub component_log_level: String,
 }
 
 impl EnvoyConfig {
@@ -95,6 +99,7 @@ impl EnvoyConfig {
             upstream,
             grpc_upstream: upstream,
             sidecar,
+            second_sidecar: None,
             token: token.to_owned(),
             stream_idle_timeout: "15s".to_owned(),
             trusted_hops: 0,
@@ -106,6 +111,7 @@ impl EnvoyConfig {
             wasm: json!({}),
             pin: None,
             log_level: "info".to_owned(),
+            component_log_level: String::new(),
         })
     }
 
@@ -232,6 +238,25 @@ impl EnvoyConfig {
         cluster
     }
 
+    fn sidecar_cluster(&self, name: &str, mut more: Value) -> Value {
+        if let Some(second) = self.second_sidecar {
+            let endpoint = |address| json!({ "endpoint": { "address": socket(address) } });
+            let endpoints = [self.sidecar, second].map(endpoint);
+            let both = json!({
+                "load_assignment": {
+                    "cluster_name": name,
+                    "endpoints": [{ "lb_endpoints": endpoints }],
+                },
+                "health_checks": [{
+                    "timeout": "1s", "interval": "1s", "unhealthy_threshold": 1,
+                    "healthy_threshold": 1, "tcp_health_check": {},
+                }],
+            });
+            merge(&mut more, both);
+        }
+        cluster(name, self.sidecar, true, more)
+    }
+
     fn bootstrap(&self, admin: u16, listeners: &Path) -> Value {
         json!({
             "node": { "id": "test", "cluster": "test" },
@@ -248,8 +273,8 @@ impl EnvoyConfig {
                     true,
                     few_streams(breakers(4096)),
                 ),
-                cluster("boltgate", self.sidecar, true, breakers(1024)),
-                cluster("boltgate_offers", self.sidecar, true, breakers(64)),
+                self.sidecar_cluster("boltgate", breakers(1024)),
+                self.sidecar_cluster("boltgate_offers", breakers(64)),
             ] },
         })
     }
@@ -535,5 +560,8 @@ fn spawn(folder: &Path, config: &EnvoyConfig) -> anyhow::Result<Process> {
         .args(["--disable-hot-restart", "--log-level", &config.log_level])
         .args(["--file-flush-interval-msec", "50"])
         .env("BOLTGATE_TOKEN", &config.token);
+    if !config.component_log_level.is_empty() {
+        command.args(["--component-log-level", &config.component_log_level]);
+    }
     Process::spawn("envoy", &folder.join("envoy.log"), &command)
 }

@@ -44,6 +44,22 @@ pub fn default_plugin() -> Value {
     })
 }
 
+/// The same sold by charge and by session as well, behind a hop that ends TLS: a session costs
+/// `deposit` satoshis and a unit of it, a request or an event, one.
+pub fn by_every_scheme(plugin: &mut Value, deposit: usize) {
+    let service = json!({
+        "schemes": ["l402", "charge", "session"],
+        "session": { "price": { "sat": 1 }, "deposit": { "sat": deposit }, "unit": "event" },
+    });
+    if let Some(first) = plugin.pointer_mut("/services/0") {
+        merge(first, service);
+    }
+    merge(
+        plugin,
+        json!({ "payment": { "realm": "api.test", "tls": "terminated" } }),
+    );
+}
+
 /// A gate that is being put together.
 #[must_use]
 pub struct Builder<'a> {
@@ -53,6 +69,7 @@ pub struct Builder<'a> {
     sidecar: Value,
     envoy: Box<dyn FnOnce(&mut EnvoyConfig) + Send + 'a>,
     start_sidecar: bool,
+    clock_seconds: i64,
 }
 
 /// A running gate. Its parts are public: tests kill, freeze, restart and reload them.
@@ -80,6 +97,7 @@ impl Gate {
             sidecar: json!({}),
             envoy: Box::new(|_| {}),
             start_sidecar: true,
+            clock_seconds: 0,
         }
     }
 
@@ -90,6 +108,7 @@ impl Gate {
             plugin,
             sidecar,
             start_sidecar,
+            clock_seconds,
             ..
         } = Self::dev(name);
         let envoy: Box<dyn FnOnce(&mut EnvoyConfig) + Send> = Box::new(|_| {});
@@ -100,6 +119,7 @@ impl Gate {
             sidecar,
             envoy,
             start_sidecar,
+            clock_seconds,
         }
     }
 
@@ -178,6 +198,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// The sidecar's clock is ahead by so many seconds, or behind.
+    pub const fn sidecar_clock(mut self, seconds: i64) -> Self {
+        self.clock_seconds = seconds;
+        self
+    }
+
     /// The sidecar is prepared and not started.
     pub fn without_sidecar(mut self) -> Self {
         self.start_sidecar = false;
@@ -196,6 +222,7 @@ impl<'a> Builder<'a> {
             .regtest
             .map_or(Node::Dev, |regtest| Node::Lnd(&regtest.seller));
         let mut sidecar = Sidecar::prepare(&folder, node, BEARER, self.sidecar)?;
+        sidecar.clock_seconds = self.clock_seconds;
         if self.start_sidecar {
             sidecar.start().await?;
             sidecar.ready().await?;

@@ -46,6 +46,9 @@ pub struct Sale {
 pub struct Sidecar {
     /// The program while it runs.
     pub process: Option<Process>,
+    /// Seconds by which its clock is wrong, from the next start on. Only programs that are built
+    /// for tests take it: `cargo test --workspace` builds one.
+    pub clock_seconds: i64,
     folder: PathBuf,
     token: String,
     api: u16,
@@ -82,6 +85,7 @@ impl Sidecar {
         let (folder, token) = (folder.to_path_buf(), token.to_owned());
         let sidecar = Self {
             process: None,
+            clock_seconds: 0,
             folder,
             token,
             api,
@@ -109,6 +113,11 @@ impl Sidecar {
             "drain": "2s",
         });
         merge(&mut config, over);
+        if let Some(ledger) = config.get_mut("ledger").and_then(Value::as_object_mut)
+            && ledger.contains_key("postgres")
+        {
+            ledger.remove("sqlite");
+        }
         // JSON is YAML.
         fs::write(sidecar.config(), format!("{config:#}"))?;
         Ok(sidecar)
@@ -121,6 +130,9 @@ impl Sidecar {
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(paths::program("boltgate")?);
         command.arg("run").arg("--config").arg(self.config());
+        if self.clock_seconds != 0 {
+            command.env("FAULT_CLOCK_SECONDS", self.clock_seconds.to_string());
+        }
         let log = self.folder.join("sidecar.log");
         self.process = Some(Process::spawn("sidecar", &log, &command)?);
         let health = Http::new(self.admin_address());
@@ -252,6 +264,21 @@ impl Sidecar {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         })?;
         Ok((amounts.0.try_into()?, amounts.1.try_into()?))
+    }
+
+    /// Units of a session (64 hex digits) that filters hold and have not reported as spent. Read
+    /// from the file.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn held(&self, id: &str) -> anyhow::Result<u64> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let ledger = Connection::open_with_flags(self.ledger(), flags)?;
+        ledger.busy_timeout(Duration::from_secs(5))?;
+        let sql = "SELECT coalesce(sum(granted - used), 0) FROM lease_holders
+                   WHERE session_id = ?1 AND is_live = 1";
+        let held: i64 = ledger.query_row(sql, [unhex(id)?], |row| row.get(0))?;
+        Ok(held.try_into()?)
     }
 
     /// All that it has logged.

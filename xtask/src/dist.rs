@@ -9,13 +9,16 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::run::{cargo, output, run, step};
 use crate::{build, paths};
+
+/// Only in a sidecar that tests may kill and mislead.
+const FAULTS: &[u8] = b"FAULT_STOP_FILE";
 
 /// Writes a module and the file that `sha256sum -c` checks it with; gives the digest.
 fn put_module(dist: &Path, name: &str, wasm: &[u8]) -> anyhow::Result<String> {
@@ -49,6 +52,9 @@ pub(crate) fn command() -> anyhow::Result<()> {
     let digest = put_module(&dist, "boltgate-filter.wasm", &wasm)?;
     let l402 = fs::read(paths::l402_wasm())?;
     put_module(&dist, "boltgate-filter-l402.wasm", &l402)?;
+    let sidecar = fs::read(paths::target().join("shipped/boltgate"))?;
+    let has_faults = sidecar.windows(FAULTS.len()).any(|part| part == FAULTS);
+    ensure!(!has_faults, "the sidecar was built with faults for tests");
     fs::copy(
         paths::target().join("shipped/boltgate"),
         dist.join("boltgate"),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rand::TryRng as _;
 
 use crate::domain::ports::{Clock, Random, RandomError};
+use crate::faults;
 
 /// The machine's clocks.
 #[derive(Clone, Copy, Debug)]
@@ -41,11 +42,11 @@ impl Clock for SystemClock {
 /// The machine's wall clock in milliseconds since 1970, UTC.
 #[must_use]
 pub fn unix_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    });
+    faults::shifted(millis)
 }
 
 /// The machine's random bytes.

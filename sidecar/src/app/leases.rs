@@ -11,6 +11,7 @@ use super::names::is_random_name;
 use crate::domain::lease::Times;
 use crate::domain::ledger::LedgerError;
 use crate::domain::ports::Ledger;
+use crate::faults;
 use crate::metrics::{Metrics, StateLabels, StopLabels};
 
 /// How often leases of which nothing was heard are ended: small beside the 2 s that a close waits
@@ -146,6 +147,7 @@ impl<L: Ledger> Leases<L> {
         loop {
             let swept = self.ledger.sweep_leases(self.times, BATCH).await?;
             if swept.reclaimed > 0 {
+                faults::stop_at("reclaim", "committed");
                 self.metrics.reclaimed_units.inc_by(swept.reclaimed);
                 tracing::info!(
                     units = swept.reclaimed,

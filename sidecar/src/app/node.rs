@@ -11,6 +11,7 @@ use crate::domain::invoice::{
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Lightning, LightningError};
+use crate::faults;
 use crate::metrics::{CallResult, Metrics, Rpc, RpcLabels, StateLabels};
 
 /// How often the node is asked how it is.
@@ -124,7 +125,10 @@ impl<N: Lightning> Node<N> {
     /// # Errors
     /// As the port.
     pub async fn pay(&self, order: PaymentOrder) -> Result<PaymentState, LightningError> {
-        self.measured(Rpc::Pay, self.lightning.pay(order)).await
+        faults::stop_at("pay", "asked");
+        let paid = self.measured(Rpc::Pay, self.lightning.pay(order)).await;
+        faults::stop_at("pay", "answered");
+        paid
     }
 
     /// As the port.

@@ -13,6 +13,7 @@ mod bootstrap;
 mod charges;
 mod fake_lnd;
 mod files;
+mod kills;
 mod lnd;
 mod offers;
 mod payments;

@@ -102,6 +102,7 @@ impl Program {
             .open(dir.join("log"))
             .unwrap();
         let child = command(dir, &["run", "--config", "config.yaml"])
+            .env("FAULT_STOP_FILE", dir.join("stop"))
             .stderr(log.try_clone().unwrap())
             .stdout(log)
             .spawn()
@@ -126,6 +127,15 @@ impl Program {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Whether it has stopped at a step that a test named, as it was asked to.
+    pub(crate) fn has_stopped(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        let ended = self.child.try_wait().unwrap();
+        let signal = ended.map(|status| status.signal());
+        assert!(matches!(signal, None | Some(Some(6))), "{ended:?}");
+        signal.is_some()
     }
 
     pub(crate) fn signal(&self) {

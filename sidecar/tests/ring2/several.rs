@@ -8,16 +8,20 @@ use std::time::Duration;
 use hyper::StatusCode;
 use protocol::amount::Sat;
 use protocol::api::charge::{CLAIM_PATH, Claim, ClaimAnswer, ClaimRequest};
+use protocol::api::session::CLOSE_PATH;
 use protocol::hash::PaymentHash;
+use protocol::lease::Report;
 use sidecar::adapters::system::unix_millis;
-use sidecar::domain::ports::Ledger as _;
+use sidecar::domain::ports::{Ledger as _, RefundLedger as _};
+use sidecar::domain::refund::RefundState;
 use tempfile::TempDir;
 
 use crate::process::{Program, write_config_on};
-use crate::support::{Answer, Api, Store, VM, eventually};
+use crate::session_client::{self, DEPOSIT};
+use crate::support::{Answer, Api, Store, VM, eventually, pay};
 
 /// Of payment number `payment`, by attempt number `attempt`.
-fn claim_of(payment: u32, attempt: u32) -> ClaimRequest {
+pub(crate) fn claim_of(payment: u32, attempt: u32) -> ClaimRequest {
     let mut hash = [7; 32];
     hash[..4].copy_from_slice(&payment.to_be_bytes());
     ClaimRequest {
@@ -136,7 +140,7 @@ async fn sales_that_two_sidecars_could_record_are_recorded_once() {
     let [(dir, one), (_other_dir, _other)] = two(&store).await;
     let offers = one.api.collect(4).await;
     for offer in &offers {
-        crate::support::pay(one.dev, &offer.invoice).await.unwrap();
+        pay(one.dev, &offer.invoice).await.unwrap();
     }
     let ledger = store.open(dir.path()).await;
     let since = protocol::time::UnixSeconds(0);
@@ -164,4 +168,85 @@ async fn the_work_of_a_sidecar_that_was_killed_is_taken_over_within_10_seconds()
     let begun = std::time::Instant::now();
     eventually("nobody does", async || mine().await.unwrap().then_some(())).await;
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+/// A closed session whose refund one of two sidecars begins to pay and dies over, `step` of it.
+async fn taken_over(step: &str) {
+    let store = Store::postgres().await;
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    for dir in &dirs {
+        write_config_on(&store, dir.path());
+    }
+    // Both have the same node.
+    let network = |dir: &TempDir| format!("{}/ledger.db-dev.db", dir.path().display());
+    let config = dirs[1].path().join("config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(&network(&dirs[1]), &network(&dirs[0]));
+    std::fs::write(&config, text).unwrap();
+    let one = Program::start(dirs[0].path()).await;
+    let other = Program::start(dirs[1].path()).await;
+    let mut programs = [one, other];
+
+    let (api, door) = (programs[0].api, programs[0].dev);
+    let offer = session_client::offer(api).await;
+    pay(door, &offer.invoice).await.unwrap();
+    let url = |path: &str| format!("http://{door}{path}");
+    let made = sidecar::http::client::request(&url("/invoices"), Some("{}".to_owned())).await;
+    let made: serde_json::Value = serde_json::from_str(&made.unwrap().body).unwrap();
+    let mut open = session_client::open_of(&offer, 1);
+    open.return_invoice = made["invoice"].as_str().unwrap().to_owned();
+    session_client::opened(api, &open).await;
+    let id = offer.payment_hash;
+    let mut closing = session_client::Buyer { offer, id }.close(9);
+    closing.lease = Some(Report {
+        used: 2,
+        release: true,
+        ..session_client::report(id, 1)
+    });
+
+    let stops = dirs.each_ref().map(|dir| dir.path().join("stop"));
+    for stop in &stops {
+        std::fs::write(stop, step).unwrap();
+    }
+    let body = serde_json::to_vec(&closing).unwrap();
+    let request = api.request("POST", CLOSE_PATH, body);
+    // It may be the one that dies.
+    tokio::spawn(async move { api.try_send(request).await });
+    eventually("one of them has died", async || {
+        let died = programs.iter_mut().any(Program::has_stopped);
+        died.then_some(())
+    })
+    .await;
+    let begun = std::time::Instant::now();
+    for stop in &stops {
+        std::fs::remove_file(stop).unwrap();
+    }
+    let ledger = store.open(dirs[0].path()).await;
+    let refund = eventually("the other one has paid", async || {
+        let refund = ledger.find_refund(id).await.unwrap().unwrap();
+        (refund.refund.state == RefundState::Succeeded).then_some(refund)
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(refund.payout.unwrap().sent.get(), DEPOSIT - 2);
+    let alive = programs
+        .iter_mut()
+        .filter_map(|program| (!program.has_stopped()).then_some(program.dev));
+    let alive: Vec<_> = alive.collect();
+    assert_eq!(alive.len(), 1);
+    let url = format!("http://{}/stats", alive[0]);
+    let stats = sidecar::http::client::request(&url, None).await.unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&stats.body).unwrap();
+    let sent = [&stats["sent"], &stats["sent_msat"]].map(|sent| sent.as_u64().unwrap());
+    assert_eq!(sent, [1, (DEPOSIT - 2) * 1_000]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_that_was_written_and_not_sent_is_taken_over_within_10_seconds() {
+    taken_over("begin_sending.committed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_that_was_paid_and_not_written_is_taken_over_within_10_seconds() {
+    taken_over("pay.answered").await;
 }

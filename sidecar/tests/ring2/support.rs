@@ -243,10 +243,21 @@ pub(crate) struct Api(pub(crate) SocketAddr);
 
 impl Api {
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let io = TokioIo::new(TcpStream::connect(self.0).await.unwrap());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-        tokio::spawn(connection);
-        read(sender.send_request(request).await.unwrap()).await
+        self.try_send(request).await.unwrap()
+    }
+
+    /// To a sidecar that may die over it.
+    pub(crate) async fn try_send(&self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+        let connected = TcpStream::connect(self.0).await;
+        let io = TokioIo::new(connected.map_err(|error| error.to_string())?);
+        let answered = async {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection);
+            read(sender.send_request(request).await?).await
+        };
+        answered
+            .await
+            .map_err(|error: hyper::Error| error.to_string())
     }
 
     pub(crate) async fn send_h2(&self, request: Request<Full<Bytes>>) -> Answer {
@@ -256,7 +267,9 @@ impl Api {
             .await
             .unwrap();
         tokio::spawn(connection);
-        read(sender.send_request(request).await.unwrap()).await
+        read(sender.send_request(request).await.unwrap())
+            .await
+            .unwrap()
     }
 
     pub(crate) fn request(
@@ -307,14 +320,14 @@ impl Api {
     }
 }
 
-async fn read(answer: hyper::Response<hyper::body::Incoming>) -> Answer {
+async fn read(answer: hyper::Response<hyper::body::Incoming>) -> Result<Answer, hyper::Error> {
     let (parts, body) = answer.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    Answer {
+    let body = body.collect().await?.to_bytes();
+    Ok(Answer {
         status: parts.status,
         headers: parts.headers,
         body,
-    }
+    })
 }
 
 pub(crate) fn template() -> OfferTemplate {

@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use e2e::envoy::Envoy;
 use e2e::eventually;
 use e2e::gate::Gate;
-use e2e::payment::present;
-use serde_json::json;
+use e2e::http_client::Http;
+use e2e::macaroon::hex;
+use e2e::payment::{Session, offer_of, present};
+use e2e::regtest::Regtest;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::{DEPOSIT, FORECAST, closed, deposit, further, opened, refunded, selling};
+use crate::{DEPOSIT, FORECAST, challenged, closed, deposit, further, opened, refunded, selling};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_nobody_answered_costs_nothing() -> anyhow::Result<()> {
@@ -148,4 +153,160 @@ async fn a_session_that_nobody_uses_is_closed_and_paid_back() -> anyhow::Result<
         answer.text()
     );
     Ok(())
+}
+
+/// Spends some units; gives how many, all of them reported, when more are held.
+async fn spent_and_held(gate: &Gate, session: &Session) -> anyhow::Result<u64> {
+    const UNITS: u64 = 21;
+    for _ in 1..UNITS {
+        let answer = present(&gate.http(), FORECAST, &session.bearer()?).await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+    }
+    eventually("some is held", Duration::from_secs(5), || async {
+        let (_, spent) = gate.sidecar.session(session.id()?)?;
+        let held = gate.sidecar.held(session.id()?)?;
+        ensure!(spent == UNITS && held > 2, "{spent} spent, {held} held");
+        Ok(UNITS)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_envoy_held_when_it_was_killed_goes_back_to_the_buyer() -> anyhow::Result<()> {
+    let mut gate = selling(Gate::dev("session-envoy-killed")).start().await?;
+    let session = opened(&gate).await?;
+    let served = spent_and_held(&gate, &session).await?;
+    gate.envoy.process.kill();
+    assert!(gate.sidecar.held(session.id()?)? > 0);
+    eventually("it goes back", Duration::from_secs(20), || async {
+        let held = gate.sidecar.held(session.id()?)?;
+        ensure!(held == 0, "{held} held");
+        Ok(())
+    })
+    .await?;
+    let back = "boltgate_sidecar_reclaimed_units_total";
+    assert!(gate.sidecar.metric(back, &[]).await? > 0.0);
+    assert_eq!(gate.sidecar.session(session.id()?)?.1, served);
+
+    // The balance is all there, for whoever comes to another Envoy or to this one when it is back.
+    gate.envoy.restart().await?;
+    challenged(&gate.http()).await?;
+    for number in 0..10 {
+        let answer = present(&gate.http(), FORECAST, &session.bearer()?).await?;
+        assert_eq!(answer.status, 200, "{number}: {}", answer.text());
+    }
+    let rest = DEPOSIT as u64 - served - 10;
+    assert_eq!(closed(&gate, &session).await?.0, rest);
+    gate.sidecar.command(&["ledger", "check"]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_does_not_wait_for_an_envoy_that_was_killed() -> anyhow::Result<()> {
+    let mut gate = selling(Gate::dev("session-envoy-killed-close"))
+        .start()
+        .await?;
+    let folder = gate.folder.join("second");
+    std::fs::create_dir(&folder)?;
+    let second = Envoy::start(&folder, gate.envoy.config.clone()).await?;
+    challenged(&Http::new(second.address())).await?;
+    let session = opened(&gate).await?;
+    let served = spent_and_held(&gate, &session).await?;
+    gate.envoy.process.kill();
+    let http = Http::new(second.address());
+    let answer = present(&http, FORECAST, &session.close()?).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let rest = DEPOSIT as u64 - served;
+    assert_eq!(refunded(&answer)?, (rest, "succeeded".to_owned()));
+    gate.sidecar.command(&["ledger", "check"]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_envoy_had_not_reported_is_the_sellers_loss() -> anyhow::Result<()> {
+    let mut gate = selling(Gate::dev("session-envoy-lost")).start().await?;
+    let session = opened(&gate).await?;
+    let reported = spent_and_held(&gate, &session).await?;
+    // From its lease it serves on, and nobody hears of it.
+    gate.sidecar.running()?.freeze()?;
+    let mut served = reported;
+    for _ in 0..2 {
+        let answer = present(&gate.http(), FORECAST, &session.bearer()?).await?;
+        served += u64::from(answer.status == 200);
+    }
+    assert!(served > reported, "nothing was served");
+    gate.envoy.process.kill();
+    gate.sidecar.running()?.thaw()?;
+    gate.envoy.restart().await?;
+    challenged(&gate.http()).await?;
+    // A report that was on its way is heard after all.
+    let (refund, status) = closed(&gate, &session).await?;
+    let spent = DEPOSIT as u64 - refund;
+    assert!(
+        (reported..=served).contains(&spent),
+        "{reported} {spent} {served}"
+    );
+    assert_eq!(status, "succeeded");
+    gate.sidecar.command(&["ledger", "check"]).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_is_paid_once_by_a_node_that_was_killed_over_it() -> anyhow::Result<()> {
+    let regtest = Regtest::start("session-node-killed")?;
+    let builder = selling(Gate::lnd("session-node-killed-gate", &regtest));
+    let mut gate = builder.start().await?;
+    let answer = challenged(&gate.http()).await?;
+    // The buyer's node holds the payment until it is told to take it.
+    let preimage: [u8; 32] = rand::random();
+    let hash = hex(&Sha256::digest(preimage));
+    let buyer = regtest.buyer.lncli();
+    let hold = ["addholdinvoice", "--expiry", "2592000", &hash];
+    let made = buyer.run(&hold).await?;
+    let invoice = made["payment_request"].as_str().context("no invoice")?;
+    let session = Session::deposit(&answer, &gate.wallet, invoice).await?;
+    offer_of(&answer, "session")?;
+    let opened = present(&gate.http(), FORECAST, &session.open()).await?;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    let state = async |wanted: &str| {
+        eventually(wanted, Duration::from_secs(60), || async {
+            let said = regtest.buyer.lookup(&hash).await?;
+            ensure!(said["state"] == wanted, "{said}");
+            Ok(said)
+        })
+        .await
+    };
+    // What came of it is not known in time, so it is told as failed; it goes on.
+    let rest = DEPOSIT as u64 - 1;
+    assert_eq!(closed(&gate, &session).await?, (rest, "failed".to_owned()));
+    state("ACCEPTED").await?;
+
+    regtest.seller.kill();
+    gate.sidecar.kill();
+    regtest.seller.restart()?;
+    regtest.seller.wait_channel()?;
+    gate.sidecar.start().await?;
+    buyer.run(&["settleinvoice", &hex(&preimage)]).await?;
+    let said = state("SETTLED").await?;
+    assert_eq!(said["amt_paid_msat"], json!((rest * 1_000).to_string()));
+    eventually("it is known", Duration::from_secs(60), || async {
+        let owed = gate.sidecar.command(&["refunds", "list"]).await?;
+        ensure!(!owed.contains(session.id()?), "{owed}");
+        Ok(())
+    })
+    .await?;
+    let books = ["ledger", "export", "--format", "jsonl"];
+    let books = gate.sidecar.command(&books).await?;
+    let refunds: Vec<Value> = books
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|entry: &Value| entry["kind"] == "refund")
+        .collect();
+    assert_eq!(refunds.len(), 1, "{books}");
+    assert_eq!(refunds[0]["state"], "succeeded");
+    assert_eq!(refunds[0]["sent_msat"], json!(rest * 1_000));
+    let sent = regtest.seller.lncli().run(&["listpayments"]).await?;
+    let sent = sent["payments"].as_array().context("no payments")?;
+    let mine = sent
+        .iter()
+        .filter(|payment| payment["payment_hash"] == hash.as_str());
+    assert_eq!(mine.count(), 1);
+    gate.sidecar.command(&["ledger", "check"]).await.map(drop)
 }

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use e2e::eventually;
-use e2e::gate::{Builder, Gate};
+use e2e::gate::{Builder, Gate, by_every_scheme};
 use e2e::http_client::{Answer, Http};
 use e2e::payment::{Offer, Session, offer_of, present, receipt};
-use serde_json::{Value, json};
+use e2e::unpaid::without_limits;
+use serde_json::json;
 
 pub(crate) const FORECAST: &str = "/v1/forecast";
 pub(crate) const STREAM: &str = "/v1/stream";
-const REALM: &str = "api.test";
 /// Deposit of every session, in satoshis; a unit costs one.
 pub(crate) const DEPOSIT: usize = 100;
 
@@ -32,21 +32,8 @@ pub(crate) fn selling_by<'a>(builder: Builder<'a>, deposit: usize) -> Builder<'a
     // All clients of a test have one address.
     let many = json!({ "offers": { "perClientPerMinute": 1_000_000 } });
     builder.sidecar(many).plugin(move |plugin| {
-        if let Some(service) = plugin
-            .pointer_mut("/services/0")
-            .and_then(Value::as_object_mut)
-        {
-            service.insert("schemes".into(), json!(["l402", "charge", "session"]));
-            let session = json!({ "price": { "sat": 1 }, "deposit": { "sat": deposit },
-                                  "unit": "event" });
-            service.insert("session".into(), session);
-        }
-        if let Some(plugin) = plugin.as_object_mut() {
-            let payment = json!({ "realm": REALM, "tls": "terminated" });
-            plugin.insert("payment".into(), payment);
-            let limits = json!({ "challengesPerMinute": 1_000_000, "burst": 1_000_000 });
-            plugin.insert("clientLimits".into(), limits);
-        }
+        by_every_scheme(plugin, deposit);
+        without_limits(plugin);
     })
 }
 

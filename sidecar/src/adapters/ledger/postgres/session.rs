@@ -68,7 +68,9 @@ pub(super) async fn detached<T: Send + 'static>(
 macro_rules! change {
     ($pool:expr, |$tx:ident| $work:expr) => {{
         let pool = $pool.clone();
-        $crate::adapters::ledger::postgres::session::detached(async move {
+        let call = stringify!($work);
+        $crate::faults::stop_at(call, "asked");
+        let done = $crate::adapters::ledger::postgres::session::detached(async move {
             let mut tries = $crate::adapters::ledger::postgres::failure::Tries::default();
             let all = async {
                 loop {
@@ -76,7 +78,10 @@ macro_rules! change {
                         $crate::adapters::ledger::postgres::session::Session::of(&pool).await?;
                     let $tx = session.begin().await?;
                     let done = match $work.await {
-                        Ok(done) => $tx.commit().await.map(|()| done).map_err(Into::into),
+                        Ok(done) => {
+                            $crate::faults::stop_at(call, "written");
+                            $tx.commit().await.map(|()| done).map_err(Into::into)
+                        }
                         Err(failure) => $tx.rollback().await.map_err(Into::into).and(Err(failure)),
                     };
                     session.keep();
@@ -90,7 +95,9 @@ macro_rules! change {
             let done = $crate::adapters::ledger::postgres::session::within(deadline, all).await;
             done.map_err(Into::into)
         })
-        .await
+        .await;
+        $crate::faults::stop_at(call, "committed");
+        done
     }};
 }
 

@@ -18,6 +18,7 @@ use super::{Observer, statements};
 use crate::adapters::ledger::sqlite::Commit;
 use crate::domain::claim::{ClaimTimes, Claimed, NewClaim};
 use crate::domain::ledger::LedgerError;
+use crate::faults;
 
 /// Most claims in one transaction.
 const MOST_PER_COMMIT: usize = 512;
@@ -82,6 +83,7 @@ impl Writer {
         claim: NewClaim,
         times: ClaimTimes,
     ) -> Result<Claimed, LedgerError> {
+        faults::stop_at("claim", "asked");
         let (answer, answered) = oneshot::channel();
         let queue = self
             .queue
@@ -92,7 +94,9 @@ impl Writer {
         let sent = queue.send(((claim, times), answer)).await;
         sent.map_err(|_| LedgerError::Closed)?;
         drop(queue);
-        answered.await.map_err(|_| LedgerError::Closed)?
+        let answered = answered.await.map_err(|_| LedgerError::Closed)?;
+        faults::stop_at("claim", "committed");
+        answered
     }
 
     /// Decides what is queued and ends.
@@ -144,7 +148,10 @@ async fn transaction(
         let mut session = Session::of(pool).await?;
         let tx = session.begin().await?;
         let done = match statements::claim_all(&tx, claims).await {
-            Ok(done) => tx.commit().await.map(|()| done).map_err(Failure::from),
+            Ok(done) => {
+                faults::stop_at("claim", "written");
+                tx.commit().await.map(|()| done).map_err(Failure::from)
+            }
             Err(failure) => tx.rollback().await.map_err(Failure::from).and(Err(failure)),
         };
         session.keep();

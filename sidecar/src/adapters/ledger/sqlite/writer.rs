@@ -13,6 +13,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::ledger::LedgerError;
+use crate::faults;
 
 /// Most changes in one transaction.
 const MOST_PER_COMMIT: usize = 512;
@@ -83,9 +84,12 @@ impl Writer {
         &self,
         change: impl FnOnce(&Connection) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        let call = std::any::type_name_of_val(&change);
+        faults::stop_at(call, "asked");
         let (answer, answered) = oneshot::channel();
         let boxed: Change = Box::new(move |db| {
             let result = in_savepoint(db, change);
+            faults::stop_at(call, "written");
             Box::new(move |ended| {
                 // Nobody may be waiting any more; the change stands all the same.
                 let _ = answer.send(ended.and(result));
@@ -101,7 +105,9 @@ impl Writer {
         drop(queue);
         // Dropped unanswered: the transaction could not even begin.
         let not_begun = || LedgerError::Store("the ledger is busy or broken".to_owned());
-        answered.await.map_err(|_| not_begun())?
+        let answered = answered.await.map_err(|_| not_begun())?;
+        faults::stop_at(call, "committed");
+        answered
     }
 
     /// Finishes what is queued and ends the thread.
