@@ -76,6 +76,8 @@ struct Lease {
     /// What the request or event that waits costs; 0 if none waits.
     need: u64,
     price: u64,
+    /// What all who wait now would spend at once; said anew before each report.
+    awaited: u64,
     wanted_at_ms: u64,
     pace: Pace,
 }
@@ -93,6 +95,7 @@ impl Lease {
             returning: false,
             need: 0,
             price: 0,
+            awaited: 0,
             wanted_at_ms: now_ms,
             pace: Pace::new(),
         }
@@ -107,12 +110,14 @@ impl Lease {
         price <= self.unspent() && !self.returning && now_ms < self.valid_until_ms
     }
 
-    /// L3: about one second's worth, asked for when half of it is gone.
+    /// L3: about one second's worth, asked for when half of it is gone. Who waits would have spent
+    /// in this second: a burst is not to wait for its first requests to show the rate.
     fn want(&self, now_ms: u64) -> u64 {
         if self.returning {
             return self.used;
         }
-        let second = self.pace.per_second(now_ms).max(self.need).max(self.price);
+        let second = self.pace.per_second(now_ms).max(self.awaited);
+        let second = second.max(self.need).max(self.price);
         if self.need == 0 && self.unspent() > second / 2 {
             return self.granted;
         }
@@ -121,12 +126,14 @@ impl Lease {
 
     fn report(&mut self, account: AccountId, now_ms: u64) -> Report {
         self.told_used = self.used;
+        let want = self.want(now_ms);
+        self.awaited = 0;
         Report {
             account,
             holder: self.holder,
             used: self.used,
             returned: self.returned,
-            want: self.want(now_ms),
+            want,
             need: if self.returning { 0 } else { self.need },
             price: self.price,
             release: self.returning,
@@ -332,6 +339,13 @@ impl Leases {
         let lease = self.leases.get(account)?;
         let since = lease.used.saturating_sub(lease.told_used);
         Some(lease.account_spent.saturating_add(since))
+    }
+
+    /// So many units of the account are waited for, all together.
+    pub fn expect(&mut self, account: &AccountId, units: u64) {
+        if let Some(lease) = self.leases.get_mut(account) {
+            lease.awaited = units;
+        }
     }
 
     /// Nobody waits any longer for units of the account.

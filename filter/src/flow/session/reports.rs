@@ -83,6 +83,9 @@ impl State {
         if !sessions.reports.is_due(is_awaited, lost_ms, now.steady_ms) {
             return;
         }
+        for (account, units) in self.waiting.units.awaited() {
+            sessions.leases.expect(account, units);
+        }
         let reports = sessions.leases.reports(now.steady_ms);
         sessions.reports.is_urgent = false;
         if reports.is_empty() {
