@@ -29,7 +29,7 @@ const IN_USE: [usize; 3] = [1, 1_000, 10_000];
 /// Sessions that are used for the first time; the leases of one VM are bounded.
 const FIRST: usize = 8_000;
 /// Connections to Envoy: whoever waits for a lease must not keep the others from using theirs.
-const CONNECTIONS: usize = 128;
+const CONNECTIONS: usize = 96;
 /// Calls at a time.
 const CALLS: usize = 16;
 /// What each has been paid, in satoshis.
@@ -292,7 +292,7 @@ async fn start(
     let name = format!("sessions-{name}");
     let envoy = Subject::start(folder, &name, &gate, upstream, seller, 1).await?;
     let http = Http::new(envoy.address);
-    eventually("sessions are sold", Duration::from_secs(30), || async {
+    eventually("it sells", Duration::from_secs(30), || async {
         let status = http.get("/v1/forecast").send().await?.status;
         ensure!(status == 402, "{status}");
         Ok(())
