@@ -83,6 +83,8 @@ struct Lease {
     /// Before then the need is not asked for: it is known that there is too little.
     rests_until_ms: u64,
     price: u64,
+    /// What all who wait now would spend at once; said anew before each report.
+    awaited: u64,
     wanted_at_ms: u64,
     pace: Pace,
 }
@@ -102,6 +104,7 @@ impl Lease {
             need: 0,
             rests_until_ms: 0,
             price: 0,
+            awaited: 0,
             wanted_at_ms: now_ms,
             pace: Pace::new(),
         }
@@ -117,12 +120,14 @@ impl Lease {
     }
 
     /// L3: about one second's worth, or some units to begin with, asked for when half of it is gone.
+    /// Who waits would have spent in this second: a burst is not to wait for its first requests to
+    /// show the rate.
     fn want(&self, now_ms: u64) -> u64 {
         if self.returning {
             return self.used;
         }
-        let pace = self.pace.per_second(now_ms);
-        let second = pace.max(self.need).max(some_units(self.price));
+        let second = self.pace.per_second(now_ms).max(self.awaited);
+        let second = second.max(self.need).max(some_units(self.price));
         if self.need == 0 && self.unspent() > second / 2 {
             return self.granted;
         }
@@ -156,12 +161,14 @@ impl Lease {
 
     fn report(&mut self, account: AccountId, now_ms: u64) -> Report {
         (self.told_used, self.told_returned) = (self.used, self.returned);
+        let want = self.want(now_ms);
+        self.awaited = 0;
         Report {
             account,
             holder: self.holder,
             used: self.used,
             returned: self.returned,
-            want: self.want(now_ms),
+            want,
             need: if self.returning { 0 } else { self.need },
             price: self.price,
             release: self.returning,
@@ -375,6 +382,13 @@ impl Leases {
         let lease = self.leases.get(account)?;
         let since = lease.used.saturating_sub(lease.told_used);
         Some(lease.account_spent.saturating_add(since))
+    }
+
+    /// So many units of the account are waited for, all together.
+    pub fn expect(&mut self, account: &AccountId, units: u64) {
+        if let Some(lease) = self.leases.get_mut(account) {
+            lease.awaited = units;
+        }
     }
 
     /// Nobody waits any longer for units of the account.

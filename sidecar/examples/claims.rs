@@ -1,4 +1,5 @@
-//! How many claims per second one ledger decides durably, and how often its disk can be waited for.
+//! How many claims per second one ledger decides durably, how long one takes in milliseconds, and
+//! how often per second its disk can be waited for. `cargo xtask bench` runs it, too.
 //!
 //! `cargo run --release -p sidecar --example claims -- <folder> [concurrent] [seconds]` for SQLite in
 //! that folder; with `--postgres` in front for the PostgreSQL of the tests, which keeps its files in
@@ -33,7 +34,8 @@ async fn main() {
     let (concurrent, time) = (number(64), Duration::from_secs(number(5)));
     let folder = tempfile::tempdir_in(folder).unwrap();
     let fsyncs = fsyncs(folder.path(), Duration::from_secs(1));
-    println!("disk: {fsyncs} appends of 4 KiB with fdatasync per second, one after the other");
+    // Appends of 4 KiB with fdatasync, one after the other, per second.
+    println!("commits of the disk: {fsyncs}");
 
     let store = match on_postgres {
         true => postgres().await,
@@ -63,12 +65,10 @@ async fn main() {
     let took = begun.elapsed().as_secs_f64();
     waits.sort_unstable();
     let at = |part: usize| waits[(waits.len() - 1) * part / 100];
-    println!(
-        "{:.0} claims per second at {concurrent} concurrent; p50 {:?}, p99 {:?}",
-        waits.len() as f64 / took,
-        at(50),
-        at(99)
-    );
+    println!("claims: {:.0}", waits.len() as f64 / took);
+    for part in [50, 99] {
+        println!("p{part}: {:.3}", at(part).as_secs_f64() * 1_000.0);
+    }
     ledger.close().await;
 }
 

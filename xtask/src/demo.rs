@@ -1,6 +1,7 @@
 //! `cargo xtask demo` and `cargo xtask bench`: set up, build, hand over to the program.
 
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use anyhow::Context;
 
@@ -20,16 +21,27 @@ pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
 /// Builds what the benchmark measures, then becomes it.
 pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
+    let is_some = args.iter().any(|arg| arg == "--only");
+    let is_named = |arg: &String| arg.contains("claims-postgres") || arg.contains("figures");
+    if !is_some || args.iter().any(is_named) {
+        tools::postgres()?;
+    }
     build::filter()?;
     step("building the sidecar and the benchmark");
-    programs("release", &["boltgate", "bench", "leash"])?;
+    let mut build = program_build("release", &["boltgate", "bench", "leash"]);
+    run(build.args(["--example", "claims"]))?;
     become_program("release/bench", &envoy, args)
 }
 
 fn programs(profile: &str, names: &[&str]) -> anyhow::Result<()> {
+    run(&mut program_build(profile, names))
+}
+
+fn program_build(profile: &str, names: &[&str]) -> Command {
     let mut build = cargo(&["build", "--locked", "-p", "sidecar", "-p", "e2e"]);
     build.args(["--profile", profile]);
-    run(build.args(names.iter().flat_map(|name| ["--bin", name])))
+    build.args(names.iter().flat_map(|name| ["--bin", name]));
+    build
 }
 
 /// Replaces this process, so that Ctrl-C and signals reach the program itself.

@@ -29,7 +29,8 @@ cargo xtask <command>
   check                  formatting, lints (native and wasm), docs, dependency and licence rules
   build [--release]      the filter (post-linked, size checked), the sidecar, the test programs;
                          --filter: only the filter
-  bench [ARG…]           cost per request as a fraction of bare Envoy
+  bench [ARG…]           cost per request and per event as a fraction of bare Envoy, claims per
+                         second, memory, …; --only NAME,NAME: only these
   fuzz [--seconds N] [T] each fuzz target (or T) for N seconds, 10 by default
   dist                   release artefacts in target/dist
   setup                  only fetch and build the tools that tests use

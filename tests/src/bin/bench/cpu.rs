@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// CPU time of all threads of `pid` so far, in nanoseconds.
 ///
@@ -39,6 +39,28 @@ pub(crate) fn private_bytes(pid: u32) -> Result<u64> {
             .with_context(|| format!("{name} in smaps_rollup"))
     };
     Ok((kib("Private_Clean:")? + kib("Private_Dirty:")?) * 1024)
+}
+
+/// Memory that `pid` has in RAM, in megabytes.
+pub(crate) fn resident_megabytes(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = kib.and_then(|kib| kib.trim().strip_suffix(" kB"));
+    let kib: f64 = kib.context("VmRSS in status")?.parse()?;
+    Ok(kib * 1_024.0 / 1e6)
+}
+
+/// Does `start` while this thread may use all cores, so that what it starts may, too.
+pub(crate) fn on_all_cores<T>(start: impl FnOnce() -> T) -> Result<T> {
+    let before = sched_getaffinity(None)?;
+    let mut all = CpuSet::new();
+    for core in 0..CpuSet::MAX_CPU {
+        all.set(core);
+    }
+    sched_setaffinity(None, &all)?;
+    let started = start();
+    sched_setaffinity(None, &before)?;
+    Ok(started)
 }
 
 /// Keeps this thread, and those it will start, on one core.

@@ -9,10 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::future::try_join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     task::JoinSet,
+};
+
+use crate::{
+    sse::{self, Cut, Pacing, Reader},
+    subjects::request,
 };
 
 /// What is sent, and what must come back.
@@ -22,13 +28,29 @@ pub(crate) struct Load {
     pub(crate) requests: Vec<Vec<u8>>,
     /// Status of every answer.
     pub(crate) status: u16,
+    /// Every answer has a receipt; otherwise none has.
+    pub(crate) has_receipt: bool,
+}
+
+/// Streams of events that are asked for.
+pub(crate) struct Streams<'a> {
+    /// Where they are, before what says how they are cut.
+    pub(crate) base: &'a str,
+    /// Header lines.
+    pub(crate) more: &'a str,
+    pub(crate) cut: Cut,
+    /// The gate counts their events.
+    pub(crate) is_metered: bool,
+    /// On each connection.
+    pub(crate) count: usize,
+    pub(crate) pacing: &'a Pacing,
 }
 
 /// What a round took.
 pub(crate) struct Round {
-    /// Answers received, all with the right status.
+    /// Answers received, or events of streams, all as they should be.
     pub(crate) answers: usize,
-    /// Time of each, in no order.
+    /// Time of each answer or chunk, in no order.
     pub(crate) latencies: Vec<Duration>,
 }
 
@@ -36,10 +58,7 @@ impl Load {
     /// The same request so many times.
     pub(crate) fn repeated(&self, times: usize) -> Self {
         let requests = self.requests.iter().cycle().take(times).cloned().collect();
-        Self {
-            requests,
-            status: self.status,
-        }
+        Self { requests, ..*self }
     }
 }
 
@@ -76,9 +95,9 @@ impl Connections {
                 bail!("more shares than connections");
             };
             let requests = requests.to_vec();
-            let status = load.status;
+            let (status, has_receipt) = (load.status, load.has_receipt);
             tasks.spawn(async move {
-                let latencies = connection.send(&requests, status).await?;
+                let latencies = connection.send(&requests, status, has_receipt).await?;
                 Ok::<_, anyhow::Error>((connection, latencies))
             });
         }
@@ -93,56 +112,104 @@ impl Connections {
             latencies,
         })
     }
+
+    /// Reads streams on all connections at once.
+    pub(crate) async fn stream(&mut self, streams: &Streams<'_>) -> Result<Round> {
+        let cut = streams.cut;
+        let connections = self.0.iter_mut().enumerate();
+        let lanes = connections.map(|(lane, connection)| async move {
+            let path = [streams.base, &sse::path(lane, cut)].concat();
+            let request = request(&path, streams.more);
+            let mut reader = Reader {
+                stream: &mut connection.stream,
+                buffer: &mut connection.buffer,
+                pacing: streams.pacing,
+                lane,
+            };
+            let mut latencies = vec![];
+            for _ in 0..streams.count {
+                latencies.extend(reader.read(&request, cut, streams.is_metered).await?);
+            }
+            Ok::<_, anyhow::Error>(latencies)
+        });
+        let latencies = try_join_all(lanes).await?.concat();
+        Ok(Round {
+            answers: latencies.len() * cut.events,
+            latencies,
+        })
+    }
 }
 
 impl Connection {
-    async fn send(&mut self, requests: &[Vec<u8>], status: u16) -> Result<Vec<Duration>> {
+    async fn send(
+        &mut self,
+        requests: &[Vec<u8>],
+        status: u16,
+        has_receipt: bool,
+    ) -> Result<Vec<Duration>> {
         let mut latencies = Vec::with_capacity(requests.len());
         for request in requests {
             let sent = Instant::now();
             self.stream.write_all(request).await?;
-            let found = answer(&mut self.stream, &mut self.buffer).await?;
+            let head = Head::read(&mut self.stream, &mut self.buffer).await?;
+            let body = self.body(&head).await?;
             ensure!(
-                found == status,
-                "answered {found}, not {status}: {}",
-                first_line(request)
+                head.status == status && head.has_receipt == has_receipt,
+                "{}: answered {head:?}, not {status}, receipt: {has_receipt}: {}",
+                first_line(request),
+                String::from_utf8_lossy(&body)
             );
             latencies.push(sent.elapsed());
         }
         Ok(latencies)
     }
-}
 
-/// Reads one answer with a `content-length`, and leaves nothing of it in the buffer.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<u16> {
-    loop {
-        if let Some(head) = find(buffer, b"\r\n\r\n") {
-            let text = std::str::from_utf8(buffer.get(..head).unwrap_or_default())?;
-            let status = text.get(9..12).context("status line")?.parse()?;
-            let length: usize = text
-                .lines()
-                .find_map(|line| line.strip_prefix("content-length: "))
-                .context("answer without content-length")?
-                .parse()?;
-            let end = head + 4 + length;
-            while buffer.len() < end {
-                fill(stream, buffer).await?;
-            }
-            buffer.drain(..end);
-            return Ok(status);
+    /// Reads the body of an answer with a `content-length`: nothing of it stays in the buffer.
+    async fn body(&mut self, head: &Head) -> Result<Vec<u8>> {
+        let length = head.length.context("answer without content-length")?;
+        while self.buffer.len() < length {
+            fill(&mut self.stream, &mut self.buffer).await?;
         }
-        fill(stream, buffer).await?;
+        Ok(self.buffer.drain(..length).collect())
     }
 }
 
-async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
+/// What is looked at in the head of an answer.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) length: Option<usize>,
+    pub(crate) has_receipt: bool,
+}
+
+impl Head {
+    /// Reads it out of the buffer and from the stream.
+    pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Self> {
+        loop {
+            if let Some(end) = find(buffer, b"\r\n\r\n") {
+                let text = std::str::from_utf8(buffer.get(..end).unwrap_or_default())?;
+                let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
+                let head = Self {
+                    status: text.get(9..12).context("status line")?.parse()?,
+                    length: field("content-length: ").map(str::parse).transpose()?,
+                    has_receipt: field("payment-receipt: ").is_some(),
+                };
+                buffer.drain(..end + 4);
+                return Ok(head);
+            }
+            fill(stream, buffer).await?;
+        }
+    }
+}
+
+pub(crate) async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
     if stream.read_buf(buffer).await? == 0 {
         bail!("Envoy closed the connection");
     }
     Ok(())
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
         .position(|window| window == needle)

@@ -61,6 +61,23 @@ fn every_form_in_which_a_bearer_comes_is_taken_and_removed() {
 }
 
 #[test]
+fn a_burst_is_served_after_two_answers() {
+    let mut world = World::new();
+    let session = world.session("/v3/x", 400);
+    let sent = world.bearer(&session, "/v3/x");
+    let burst: Vec<_> = (0..64).map(|_| world.at_once(&sent).status()).collect();
+    let mut served = burst.iter().filter(|status| **status == 200).count();
+    for _ in 0..2 {
+        world.wait(20);
+        while let Some((_, seen)) = world.next_due() {
+            seen.spent();
+            served += 1;
+        }
+    }
+    assert_eq!(served, 64);
+}
+
+#[test]
 fn who_waits_is_served_in_order_as_far_as_the_money_goes() {
     let mut world = World::new();
     let session = world.session("/v3/x", 22);
