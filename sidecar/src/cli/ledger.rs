@@ -28,6 +28,15 @@ pub(super) enum LedgerCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Print deposits that have arrived and that nobody has presented: their buyers can still open
+    /// or top up a session with them.
+    Unclaimed {
+        /// Form of the lines.
+        #[arg(long, value_enum, default_value_t = Format::Csv)]
+        format: Format,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
     /// Print sales, sessions and refunds for the books.
     Export {
         /// Form of the lines.
@@ -87,15 +96,28 @@ pub(super) async fn execute(command: LedgerCommand) -> ExitCode {
             config,
         } => {
             let since = since.unwrap_or_default();
-            with_config(&config, async |config| {
-                match export(&config, format, since).await {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(error) => fail(error),
-                }
-            })
-            .await
+            print_entries(&config, &EntryKind::BOOKS, format, since).await
+        }
+        LedgerCommand::Unclaimed { format, config } => {
+            let since = UnixSeconds::default();
+            print_entries(&config, &[EntryKind::Unclaimed], format, since).await
         }
     }
+}
+
+async fn print_entries(
+    config: &ConfigArgs,
+    kinds: &[EntryKind],
+    format: Format,
+    since: UnixSeconds,
+) -> ExitCode {
+    with_config(config, async |config| {
+        match export(&config, kinds, format, since).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error),
+        }
+    })
+    .await
 }
 
 /// What is there already, and as it is: looking must change nothing.
@@ -112,17 +134,22 @@ async fn check(config: &Config) -> Result<Vec<String>, String> {
     Ok(found.iter().map(ToString::to_string).collect())
 }
 
-async fn export(config: &Config, format: Format, since: UnixSeconds) -> Result<(), String> {
+async fn export(
+    config: &Config,
+    kinds: &[EntryKind],
+    format: Format,
+    since: UnixSeconds,
+) -> Result<(), String> {
     let ledger = open_existing(config).await?;
     let mut out = BufWriter::new(io::stdout());
     let said = |error: io::Error| error.to_string();
     if let Format::Csv = format {
         writeln!(out, "{COLUMNS}").map_err(said)?;
     }
-    for kind in EntryKind::ALL {
-        let mut place = Place::since(kind, since);
+    for kind in kinds {
+        let mut place = Place::since(*kind, since);
         loop {
-            let page = ledger.entries(kind, place, PAGE).await;
+            let page = ledger.entries(*kind, place, PAGE).await;
             let page = page.map_err(|error| error.to_string())?;
             let Some(last) = page.last() else { break };
             place = last.place;

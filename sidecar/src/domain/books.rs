@@ -35,11 +35,14 @@ pub enum EntryKind {
     Session,
     /// What a closed session is owed.
     Refund,
+    /// A deposit that has arrived and was never credited: its buyer can still open or top up a
+    /// session with it. It is one of the sales too.
+    Unclaimed,
 }
 
 impl EntryKind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Sale, Self::Session, Self::Refund];
+    /// Those of an export: each payment is in it once.
+    pub const BOOKS: [Self; 3] = [Self::Sale, Self::Session, Self::Refund];
 
     /// Its word in an export.
     #[must_use]
@@ -48,6 +51,7 @@ impl EntryKind {
             Self::Sale => "sale",
             Self::Session => "session",
             Self::Refund => "refund",
+            Self::Unclaimed => "unclaimed",
         }
     }
 }
@@ -66,7 +70,7 @@ impl Place {
     #[must_use]
     pub const fn since(kind: EntryKind, since: UnixSeconds) -> Self {
         let key = match kind {
-            EntryKind::Sale => since.0,
+            EntryKind::Sale | EntryKind::Unclaimed => since.0,
             EntryKind::Session | EntryKind::Refund => since.0.saturating_mul(1_000),
         };
         Self { key, after: None }

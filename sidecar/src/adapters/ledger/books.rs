@@ -131,6 +131,14 @@ pub(super) const fn entries(kind: EntryKind) -> &'static str {
              FROM sales WHERE (settled_at, payment_hash) > ($1, $2)
              ORDER BY settled_at, payment_hash LIMIT $3"
         }
+        // Claims of deposits are kept for ever.
+        EntryKind::Unclaimed => {
+            "SELECT settled_at, payment_hash, service, scheme, settled_at, amount_msat,
+                    CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)
+             FROM sales WHERE (settled_at, payment_hash) > ($1, $2) AND scheme = 'session'
+                AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.payment_hash = sales.payment_hash)
+             ORDER BY settled_at, payment_hash LIMIT $3"
+        }
         EntryKind::Session => {
             "SELECT opened_ms, session_id, service, state, opened_ms / 1000, deposited_sat * 1000,
                     spent_sat * 1000, CAST(NULL AS bigint), CAST(NULL AS bigint)

@@ -15,6 +15,34 @@ const MOST: u32 = 100;
 pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     a_ledger_in_use_adds_up(make().await).await;
     entries_are_read_in_pages_and_each_once(make().await).await;
+    deposits_that_nobody_presented_are_listed(make().await).await;
+}
+
+async fn deposits_that_nobody_presented_are_listed<L: Ledger>(ledger: L) {
+    with_key(&ledger).await;
+    let deposits = [1, 2, 8, 9].map(|n| OfferRow {
+        scheme: Scheme::Session,
+        ..offer(n, Validity::Forever)
+    });
+    let other = offer(3, Validity::Forever);
+    let offers = deposits.into_iter().chain([other]).collect();
+    ledger.record_offers(batch(offers)).await.unwrap();
+    // The first opens a session, the second is added to it.
+    opened(&ledger, 1).await;
+    top_up(&ledger, 2, 1).await;
+    let paid = [1, 2, 3, 9].map(|n| settlement(n, n.into())).to_vec();
+    ledger.record_settlements(super::NODE, paid).await.unwrap();
+    let all = async || {
+        let place = Place::since(EntryKind::Unclaimed, UnixSeconds(0));
+        let all = ledger.entries(EntryKind::Unclaimed, place, MOST).await;
+        let all = all.unwrap();
+        assert!(all.iter().all(|entry| entry.kind == EntryKind::Unclaimed));
+        all.iter().map(|e| (e.id, e.at.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(all().await, [(hash(9), 200)]);
+    // Late is not too late.
+    top_up(&ledger, 9, 1).await;
+    assert_eq!(all().await, []);
 }
 
 async fn used<L: Ledger>(ledger: &L) {
