@@ -60,8 +60,8 @@ async fn resume(http: &Http, seller: &Sidecar, pacing: &Pacing) -> Result<[Durat
     let path = format!("/short/{}", sse::path(0, CUT));
     let session = deposit(http, seller, &path).await?;
     let top_up = top_up(http, seller, &session, &path).await?;
-    // All of it, and its end.
-    pacing.allow(0, CUT.chunks + 1);
+    // All of it, but its end: what has ended leaves as a whole.
+    pacing.allow(0, CUT.chunks);
     let request = http.get(&path).header("authorization", session.open());
     let mut stream = request.stream().await?;
     ensure!(
@@ -85,6 +85,7 @@ async fn resume(http: &Http, seller: &Sidecar, pacing: &Pacing) -> Result<[Durat
     };
     let ((next, resumed), credited) = tokio::try_join!(reading, topping_up)?;
     text.push_str(&next);
+    pacing.allow(0, 1);
     text.push_str(&stream.rest(PATIENCE).await?);
     let events = text.matches("data: {\"id\"").count();
     ensure!(
