@@ -24,6 +24,7 @@ use sidecar::adapters::system::{SystemRandom, unix_millis};
 use sidecar::config::{LedgerConfig, Password, PostgresConfig, StoreConfig};
 use sidecar::domain::claim::{AttemptId, ClaimTimes, Claimed, NewClaim};
 use sidecar::domain::ports::{Ledger as _, Random as _};
+use test_postgres::Database;
 
 #[tokio::main]
 async fn main() {
@@ -37,9 +38,13 @@ async fn main() {
     // Appends of 4 KiB with fdatasync, one after the other, per second.
     println!("commits of the disk: {fsyncs}");
 
-    let store = match on_postgres {
-        true => postgres().await,
-        false => StoreConfig::Sqlite(folder.path().join("ledger.db")),
+    let database = match on_postgres {
+        true => Some(database().await),
+        false => None,
+    };
+    let store = match &database {
+        Some(database) => postgres(database),
+        None => StoreConfig::Sqlite(folder.path().join("ledger.db")),
     };
     let config = LedgerConfig {
         store,
@@ -73,9 +78,12 @@ async fn main() {
 }
 
 /// The empty database of a server with `fsync=on`.
-async fn postgres() -> StoreConfig {
-    let url = tokio::task::spawn_blocking(test_postgres::database);
-    let url = url.await.unwrap().unwrap();
+async fn database() -> Database {
+    let database = tokio::task::spawn_blocking(test_postgres::database);
+    database.await.unwrap().unwrap()
+}
+
+fn postgres(url: &str) -> StoreConfig {
     StoreConfig::Postgres(Box::new(PostgresConfig {
         target: url.parse().unwrap(),
         tls: false,

@@ -38,7 +38,7 @@ const NODE: NodeId = NodeId([2; 33]);
 const BATCH: usize = 256;
 enum Store {
     Sqlite(PathBuf),
-    Postgres(String),
+    Postgres(test_postgres::Database),
 }
 
 impl Store {
@@ -223,7 +223,7 @@ async fn stays_flat(store: Store, [soon, rounds]: [usize; 2], sales: usize, vacu
         prune(&ledger, end_of(round)).await;
         sell(&ledger, round, sales).await;
         if let (Store::Postgres(url), true) = (&store, vacuum) {
-            let (url, sql) = (url.clone(), HOT.map(|table| format!("VACUUM {table}")));
+            let (url, sql) = (url.to_string(), HOT.map(|table| format!("VACUUM {table}")));
             // Each alone: it can be in no transaction.
             let work = tokio::task::spawn_blocking(move || {
                 for sql in sql {

@@ -36,19 +36,20 @@ struct Street {
     upstream: Upstream,
     /// At the sidecar that stays.
     wallet: Wallet,
+    _database: test_postgres::Database,
 }
 
 impl Street {
     async fn start() -> anyhow::Result<Self> {
         let folder = paths::fresh_folder("several")?;
-        let url = tokio::task::spawn_blocking(test_postgres::database).await??;
+        let database = tokio::task::spawn_blocking(test_postgres::database).await??;
         let upstream = Upstream::start()?;
         let network = folder.join("network.db");
         let prepare = |name: &str| {
             let folder = folder.join(name);
             std::fs::create_dir(&folder)?;
             let mut over = sidecar_without_limits();
-            let ledger = json!({ "postgres": { "url": url } });
+            let ledger = json!({ "postgres": { "url": database.url() } });
             // Both have the same node.
             let lightning = json!({ "dev": { "path": network } });
             merge(
@@ -77,6 +78,7 @@ impl Street {
             wallet: Wallet::Dev(sidecars[1].dev_address()),
             sidecars,
             upstream,
+            _database: database,
         };
         for at in 0..2 {
             eventually("the gate sells", Duration::from_secs(20), || async {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
@@ -28,15 +29,15 @@ pub(crate) const VM: &str = "0123456789abcdef0123456789abcdef";
 pub(crate) enum Store {
     /// `ledger.db` in the test's folder.
     Sqlite,
-    /// A database of the test's own, by its URL.
-    Postgres(String),
+    /// A database of the test's own.
+    Postgres(Arc<test_postgres::Database>),
 }
 
 impl Store {
     /// An empty database.
     pub(crate) async fn postgres() -> Self {
         let made = tokio::task::spawn_blocking(test_postgres::database);
-        Self::Postgres(made.await.unwrap().unwrap())
+        Self::Postgres(Arc::new(made.await.unwrap().unwrap()))
     }
 
     /// The setting.

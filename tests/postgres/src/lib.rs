@@ -2,13 +2,17 @@
 //!
 //! The server is the one that `cargo xtask setup` has put below `target/tools`, run in a temporary
 //! folder with PostgreSQL's own defaults (so with `fsync=on`), reached by a Unix socket. It goes
-//! when its [`Server`] is dropped and when this process dies, however it dies.
+//! when its [`Server`] is dropped and when this process dies, however it dies; should its janitor
+//! be killed as well, the next server that is started on this machine tidies up. There are no more
+//! databases than are in use at a time, so that a folder has some hundred megabytes.
 //!
 //! `$BOLTGATE_TEST_POSTGRES`, the URL of a server that runs already and on which databases may be
 //! made, is used instead where any server does.
 
 mod server;
 
+use std::fmt;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -22,12 +26,54 @@ pub const VARIABLE: &str = "BOLTGATE_TEST_POSTGRES";
 
 static SHARED: Mutex<Option<Server>> = Mutex::new(None);
 
-/// The URL of an empty database that nobody else has. Takes a while: call it outside of async code
-/// or with `spawn_blocking`, as it waits for a server to start.
+/// Databases that nobody needs any more. One has eight megabytes, and making or dropping one takes
+/// a while, so they are used again.
+static FREE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A database that others may have once this is dropped. It stands for its URL.
+#[derive(Debug)]
+pub struct Database {
+    url: String,
+}
+
+impl Database {
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Deref for Database {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.url
+    }
+}
+
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(std::mem::take(&mut self.url));
+    }
+}
+
+/// An empty database that nobody else has. Takes a while: call it outside of async code or with
+/// `spawn_blocking`, as it waits for a server to start.
 ///
 /// # Errors
 /// There is no PostgreSQL, or it does not start.
-pub fn database() -> anyhow::Result<String> {
+pub fn database() -> anyhow::Result<Database> {
+    if let Some(url) = emptied() {
+        return Ok(Database { url });
+    }
     if let Ok(url) = std::env::var(VARIABLE) {
         return new_database(&url);
     }
@@ -65,7 +111,23 @@ pub fn execute(url: &str, sql: &str) -> anyhow::Result<()> {
         .map_err(|_| anyhow::anyhow!("the thread that runs SQL has panicked"))?
 }
 
-fn new_database(url: &str) -> anyhow::Result<String> {
+/// One that is free, emptied. Whoever used it last may not quite have gone: as long as somebody is
+/// connected it is left alone.
+fn emptied() -> Option<String> {
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    let empty = "DO $$ BEGIN
+        IF EXISTS (SELECT 1 FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid())
+        THEN RAISE 'somebody is connected';
+        END IF;
+        DROP SCHEMA public CASCADE;
+        CREATE SCHEMA public;
+    END $$";
+    let at = free.iter().position(|url| execute(url, empty).is_ok())?;
+    Some(free.swap_remove(at))
+}
+
+fn new_database(url: &str) -> anyhow::Result<Database> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("boltgate_test_{}_{number}", std::process::id());
@@ -82,5 +144,7 @@ fn new_database(url: &str) -> anyhow::Result<String> {
         "" => String::new(),
         query => format!("?{query}"),
     };
-    Ok(format!("{server}/{name}{query}"))
+    Ok(Database {
+        url: format!("{server}/{name}{query}"),
+    })
 }

@@ -1,7 +1,7 @@
 //! A server of our own.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,38 @@ use tempfile::TempDir;
 /// PostgreSQL refuses to run as root; this is `nobody` on every system.
 const NOBODY: u32 = 65_534;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// Of the names of our folders; short, since the path of a Unix socket is.
+const PREFIX: &str = "boltgate-pg";
+/// The file that says who uses a folder.
+const HOLDER: &str = "holder";
+/// Longer than a janitor takes.
+const JANITORS_NEED: Duration = Duration::from_secs(60);
 
 /// Runs the server, says its process id, and ends it (`SIGQUIT`: at once) when standard input ends,
-/// because its holder has closed it or has died. Its files go with it, unless the holder said that
-/// it keeps them: a program that just ends, as test programs do, drops nothing.
+/// because its holder has closed it or has died.
 const LEASH: &str = r#"folder=$1; shift
+trap : HUP INT TERM
 "$@" </dev/null >>"$folder/log" 2>&1 &
 echo $!
 exec >/dev/null 2>&1
-keep=
-while read -r word; do keep=$word; done
+while read -r word; do :; done
 kill -QUIT $!
 wait $!
-[ "$keep" ] || rm -rf "$folder"
+"#;
+
+/// Removes the folder when standard input ends, with what is being put there and what runs there
+/// then. It is there before anything is in the folder, and outlives the server: a program that just
+/// ends, as test programs do, drops nothing.
+const JANITOR: &str = r#"folder=$1
+trap : HUP INT TERM
+exec >/dev/null 2>&1
+while read -r word; do :; done
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    read -r server <"$folder/data/postmaster.pid" && kill -QUIT "$server"
+    rm -rf "$folder"
+    [ -e "$folder" ] || break
+    sleep 1
+done
 "#;
 
 /// A running server with a folder of its own.
@@ -36,6 +55,9 @@ pub struct Server {
     folder: TempDir,
     programs: PathBuf,
     running: Option<(Child, Pid)>,
+    janitor: Child,
+    /// Locked as long as this process lives.
+    _holder: File,
 }
 
 impl Server {
@@ -44,7 +66,18 @@ impl Server {
     /// # Errors
     /// Set-up has not fetched PostgreSQL, or it does not start.
     pub fn start() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("pg").tempdir()?;
+        remove_abandoned();
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        let janitor = Command::new("/bin/sh")
+            .args(["-c", JANITOR, "janitor"])
+            .arg(folder.path())
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        let holder = File::create(folder.path().join(HOLDER))?;
+        holder.lock()?;
         let programs = readable(programs()?, folder.path())?;
         if is_root() {
             chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
@@ -53,6 +86,8 @@ impl Server {
             folder,
             programs,
             running: None,
+            janitor,
+            _holder: holder,
         };
         server.init()?;
         server.start_again()?;
@@ -82,9 +117,7 @@ impl Server {
     pub fn stop(&mut self) {
         if let Some((mut leash, pid)) = self.running.take() {
             let _ = kill_process(pid, Signal::QUIT);
-            if let Some(mut stdin) = leash.stdin.take() {
-                let _ = stdin.write_all(b"keep\n");
-            }
+            drop(leash.stdin.take());
             let _ = leash.wait();
         }
     }
@@ -155,6 +188,49 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+        drop(self.janitor.stdin.take());
+        let _ = self.janitor.wait();
+    }
+}
+
+/// Folders whose holder has died and whose janitor with it, as when somebody kills all that a test
+/// has started.
+fn remove_abandoned() {
+    let Ok(all) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for folder in all.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(PREFIX) && is_abandoned(&folder) {
+            end_server(&folder);
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+/// Old enough that its own janitor would have been through, and nobody holds it.
+fn is_abandoned(folder: &Path) -> bool {
+    let Ok(holder) = File::open(folder.join(HOLDER)) else {
+        return false;
+    };
+    let written = holder.metadata().and_then(|found| found.modified());
+    let age = written.ok().and_then(|written| written.elapsed().ok());
+    age.is_some_and(|age| age > JANITORS_NEED) && holder.try_lock().is_ok()
+}
+
+fn end_server(folder: &Path) {
+    let Ok(text) = fs::read_to_string(folder.join("data/postmaster.pid")) else {
+        return;
+    };
+    let pid = text.lines().next().and_then(|line| line.parse().ok());
+    let Some(pid) = pid.and_then(Pid::from_raw) else {
+        return;
+    };
+    // The number may be somebody else's by now.
+    let started = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+    let started = started.unwrap_or_default();
+    if String::from_utf8_lossy(&started).contains(&*folder.to_string_lossy()) {
+        let _ = kill_process(pid, Signal::QUIT);
     }
 }
 
@@ -218,4 +294,31 @@ fn readable(programs: PathBuf, folder: &Path) -> anyhow::Result<PathBuf> {
         bail!("cannot give {} away", copy.display());
     }
     Ok(copy.join(inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn old_folder() -> (TempDir, File) {
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
+        let holder = File::create(folder.path().join(HOLDER)).unwrap();
+        let long_ago = SystemTime::now() - 2 * JANITORS_NEED;
+        holder.set_modified(long_ago).unwrap();
+        (folder, holder)
+    }
+
+    #[test]
+    fn what_nobody_holds_any_more_is_removed_and_nothing_else() {
+        let ((abandoned, holder), (held, lock)) = (old_folder(), old_folder());
+        drop(holder);
+        lock.lock().unwrap();
+        let young = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
+        File::create(young.path().join(HOLDER)).unwrap();
+        remove_abandoned();
+        let is_there = [&abandoned, &held, &young].map(|folder| folder.path().exists());
+        assert_eq!(is_there, [false, true, true]);
+    }
 }

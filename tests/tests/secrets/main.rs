@@ -355,8 +355,8 @@ async fn nothing_secret_is_told_with_a_ledger_in_a_file() -> anyhow::Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_secret_is_told_with_a_ledger_in_a_database() -> anyhow::Result<()> {
-    let url = tokio::task::spawn_blocking(test_postgres::database).await??;
-    let ledger = json!({ "ledger": { "postgres": { "url": url } } });
+    let database = tokio::task::spawn_blocking(test_postgres::database).await??;
+    let ledger = json!({ "ledger": { "postgres": { "url": database.url() } } });
     let network = e2e::paths::target()?.join("e2e/secrets-postgres/network.db");
     let lightning = json!({ "lightning": { "dev": { "path": network } } });
     let builder = talkative(Gate::dev("secrets-postgres"));

@@ -1,10 +1,11 @@
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use protocol::amount::{Msat, Sat};
 use protocol::api::MAX_REVOCATIONS;
 use protocol::keys::MasterSecret;
 use protocol::l402::TokenId;
-use test_postgres::Server;
+use test_postgres::{Database, Server};
 
 use super::*;
 use crate::adapters::ledger::conformance;
@@ -17,7 +18,7 @@ mod connections;
 mod several;
 
 /// A database of its own on this program's server.
-async fn database() -> String {
+async fn database() -> Database {
     tokio::task::spawn_blocking(test_postgres::database)
         .await
         .unwrap()
@@ -50,7 +51,19 @@ async fn execute(url: &str, sql: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_does_what_every_ledger_must() {
-    conformance::all(async || open(&database().await).await).await;
+    // Each database as long as a test may need it.
+    let databases = tokio::sync::Mutex::new(VecDeque::new());
+    let make = async || {
+        let database = database().await;
+        let ledger = open(&database).await;
+        let mut databases = databases.lock().await;
+        databases.push_back(database);
+        if databases.len() > 4 {
+            databases.pop_front();
+        }
+        ledger
+    };
+    conformance::all(make).await;
 }
 
 #[tokio::test]
@@ -122,7 +135,8 @@ const YOUNG: ClaimTimes = ClaimTimes {
 
 #[tokio::test]
 async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() {
-    let ledger = open(&database().await).await;
+    let url = database().await;
+    let ledger = open(&url).await;
     ledger.install_first_key(key(1), 1).await.unwrap();
     for broken in [
         OfferRow {
@@ -172,7 +186,8 @@ async fn a_full_deny_list_takes_no_more() {
 
 #[tokio::test]
 async fn an_error_shows_nothing_of_a_row() {
-    let ledger = open(&database().await).await;
+    let url = database().await;
+    let ledger = open(&url).await;
     let broken =
         "INSERT INTO key_generations (id, state, secret, fingerprint, added_version, created_at)
                   VALUES (0, 'current', '\\xdeadbeef'::bytea, '\\xfeed'::bytea, 1, 1)";
@@ -187,7 +202,8 @@ async fn an_error_shows_nothing_of_a_row() {
 
 #[tokio::test]
 async fn a_claim_that_makes_no_sense_fails_alone() {
-    let ledger = Arc::new(open(&database().await).await);
+    let url = database().await;
+    let ledger = Arc::new(open(&url).await);
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64 {
         let ledger = Arc::clone(&ledger);

@@ -8,7 +8,7 @@ async fn sidecars_that_migrate_at_once_make_one_ledger() {
     let url = database().await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let url = url.clone();
+        let url = url.to_string();
         tasks.spawn(async move {
             let ledger = open(&url).await;
             ledger.snapshot().await.unwrap().epoch
