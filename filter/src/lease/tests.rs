@@ -159,7 +159,11 @@ fn a_burst_asks_for_all_who_wait_and_only_once() {
     let report = &leases.reports(0)[0];
     assert_eq!((report.want, report.need), (60, 2));
     let report = &leases.reports(20)[0];
-    assert_eq!((report.want, report.need), (16, 2), "some units, as for any");
+    assert_eq!(
+        (report.want, report.need),
+        (16, 2),
+        "some units, as for any"
+    );
 }
 
 #[test]

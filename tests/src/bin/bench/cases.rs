@@ -18,13 +18,14 @@ const CHALLENGES: usize = 400;
 pub(crate) const OF: char = '@';
 
 /// The order of the table.
-pub(crate) const ORDER: [&str; 22] = [
+pub(crate) const ORDER: [&str; 23] = [
     "bare",
     "noop",
     "free",
     "free-with-token",
     "l402-seen",
     "l402-fresh",
+    BARE_PAYMENT,
     "bearer",
     "charge",
     "challenge-stock",
@@ -42,6 +43,8 @@ pub(crate) const ORDER: [&str; 22] = [
     "sse-coalesced-free",
     "sse-coalesced",
 ];
+/// With credentials of the Payment scheme, which are three times as long as a token of L402.
+const BARE_PAYMENT: &str = "bare-payment";
 const SSE_BARE: &str = "sse-bare";
 const COALESCED_BARE: &str = "sse-coalesced-bare";
 
@@ -50,6 +53,7 @@ pub(crate) fn reference(case: &str) -> &'static str {
     match case.split(OF).next().unwrap_or(case) {
         case if case.starts_with("sse-coalesced") => COALESCED_BARE,
         case if case.starts_with("sse") => SSE_BARE,
+        "bearer" | "charge" => BARE_PAYMENT,
         _ => "bare",
     }
 }

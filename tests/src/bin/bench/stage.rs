@@ -70,6 +70,7 @@ impl Stage {
         let mut mint = Mint::of(&usual).await?;
         let payments = Mint::of(&seller).await?;
         let token = mint.credential("weather")?;
+        let (_, bearer) = mint.bearer()?;
         let token_many = Mint::of(&many).await?.credential("weather")?;
 
         let start = async |name: &str, gate: Gate<'_>, helper: SocketAddr, workers: u32| {
@@ -122,6 +123,11 @@ impl Stage {
         };
         let mut cases = vec![
             bare.case("bare", with_token()).await?,
+            bare.case(
+                "bare-payment",
+                Kind::Same(ok(paid("/v1/forecast", &bearer))),
+            )
+            .await?,
             bare.case("sse-bare", unmetered(STREAMS)).await?,
             bare.case("sse-coalesced-bare", unmetered(STREAMS)).await?,
             nothing.case("noop", with_token()).await?,
@@ -243,7 +249,8 @@ impl Stage {
                 };
                 let status = http.get(target).send().await?.status;
                 let expected: &[u16] = match &*case.name {
-                    "bare" | "sse-bare" | "sse-coalesced-bare" | "noop" | "ext-authz-h2" => &[200],
+                    "bare" | "bare-payment" | "sse-bare" | "sse-coalesced-bare" | "noop"
+                    | "ext-authz-h2" => &[200],
                     "jwt-authn" => &[401],
                     _ => &[402],
                 };
