@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/postgres/0002_claims.sql"),
     include_str!("../../../../migrations/postgres/0003_sessions.sql"),
     include_str!("../../../../migrations/postgres/0004_refund_payments.sql"),
+    include_str!("../../../../migrations/postgres/0005_serving_since.sql"),
 ];
 
 /// Oldest server that has all that we use.

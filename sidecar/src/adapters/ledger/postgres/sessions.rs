@@ -16,7 +16,7 @@ use crate::domain::session::{
 
 impl SessionLedger for PostgresLedger {
     async fn begin_serving(&self) -> Result<(), LedgerError> {
-        change!(self.pool, |tx| statements::begin_serving(&tx))
+        change!(self.pool, |tx| statements::hear(&tx))
     }
 
     async fn find_sale(&self, payment_hash: PaymentHash) -> Result<Option<Sale>, LedgerError> {
@@ -75,11 +75,14 @@ impl SessionLedger for PostgresLedger {
         change!(self.pool, |tx| statements::report_leases(&tx, &reports))
     }
 
+    /// That reports can be heard is noted by itself: a sweep that fails is no silence.
     async fn sweep_leases(&self, times: Times, limit: u32) -> Result<SweptLeases, LedgerError> {
+        self.begin_serving().await?;
         change!(self.pool, |tx| statements::sweep_leases(&tx, &times, limit))
     }
 
     async fn stop_unused(&self, limit: u32) -> Result<Vec<Stopped>, LedgerError> {
+        self.begin_serving().await?;
         change!(self.pool, |tx| statements::stop_unused(&tx, limit))
     }
 

@@ -14,6 +14,7 @@ use crate::domain::offer::{Scheme, Validity};
 use crate::domain::ports::SessionLedger as _;
 
 mod connections;
+mod hearing;
 mod several;
 
 /// A database of its own on this program's server.
@@ -229,30 +230,6 @@ async fn claims_that_wait_share_a_commit() {
     let commits = commits.lock().unwrap().clone();
     assert_eq!(commits.iter().sum::<usize>(), 500);
     assert!(commits.len() < 250, "{} commits for 500", commits.len());
-}
-
-/// No sidecar was there for longer than leases and sessions live: nobody could hear them.
-#[tokio::test]
-async fn what_nobody_could_hear_is_not_ended() {
-    let url = database().await;
-    let ledger = open(&url).await;
-    conformance::open_with_lease(&ledger).await;
-    let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1;";
-    let deaf = "UPDATE hearing SET heard_ms = 0;";
-    execute(&url, &format!("{silent}{deaf}")).await;
-    ledger.begin_serving().await.unwrap();
-    let times = crate::domain::lease::Times::default();
-    let swept = ledger.sweep_leases(times, 10).await.unwrap();
-    assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
-    assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
-
-    // Another sidecar has heard all the time.
-    execute(&url, silent).await;
-    ledger.begin_serving().await.unwrap();
-    let swept = ledger.sweep_leases(times, 10).await.unwrap();
-    assert_eq!(swept.sessions, 1);
-    assert!(swept.reclaimed > 0);
-    assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use protocol::lease::HolderId;
 use tokio_postgres::Row;
 
 use super::columns::{array, session_state, signed, unsigned};
-use super::{Result, now_ms};
+use super::{NOW_MS, Result};
+use crate::domain::hearing::Hearing;
 use crate::domain::lease::{Account, Holder};
 use crate::domain::session::SessionState;
 
@@ -122,16 +123,21 @@ impl Locked {
                  JOIN lease_holders AS h USING (session_id, holder) WHERE NOT h.is_live"
             ))
             .await?;
-        for row in db.query(&live, &[&ids, &of, &holders]).await? {
+        let rows = db.query(&live, &[&ids, &of, &holders]).await?;
+        let hearing = hearing(db).await?;
+        for row in rows {
             if let Some(opened) = accounts.get_mut(&PaymentHash(array(&row, 0)?)) {
-                let (id, holder) = holder(&row)?;
+                let (id, mut holder) = holder(&row)?;
+                if holder.is_live {
+                    holder.seen_ms = hearing.heard(holder.seen_ms);
+                }
                 opened.account.holders.insert(id, holder);
                 opened.read.holders.insert(id, holder);
             }
         }
         Ok(Self {
             accounts,
-            now_ms: now_ms(db).await?,
+            now_ms: hearing.now_ms,
         })
     }
 
@@ -279,6 +285,18 @@ impl Locked {
             .await?;
         Ok(())
     }
+}
+
+/// After the locks were waited for.
+async fn hearing(db: &impl GenericClient) -> Result<Hearing> {
+    let query = db
+        .prepare_cached(&format!("SELECT {NOW_MS}, serving_since_ms FROM hearing"))
+        .await?;
+    let row = db.query_one(&query, &[]).await?;
+    Ok(Hearing {
+        now_ms: unsigned(&row, 0)?,
+        since_ms: unsigned(&row, 1)?,
+    })
 }
 
 fn holder(row: &Row) -> Result<(HolderId, Holder)> {
