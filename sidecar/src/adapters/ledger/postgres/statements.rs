@@ -24,7 +24,7 @@ pub(super) use self::closes::{begin_close, drop_old_results, ending, record_answ
 use self::columns::validity;
 pub(super) use self::columns::{array, signed, unsigned};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
-pub(super) use self::leases::{hear, report_leases, stop_unused, sweep_leases};
+pub(super) use self::leases::{Heard, hear, report_leases, stop_unused, sweep_leases};
 pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, find_sale, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,

@@ -15,6 +15,7 @@ use crate::domain::ports::SessionLedger as _;
 
 mod connections;
 mod hearing;
+mod locks;
 mod several;
 
 /// A database of its own on this program's server.
@@ -55,9 +56,15 @@ async fn postgres_does_what_every_ledger_must() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_flushed_to_disk() {
+async fn what_was_committed_is_flushed_to_disk_whatever_the_url_asks_for() {
     let url = database().await;
-    let ledger = open(&url).await;
+    let mut config = config(&url);
+    let asked = "-c synchronous_commit=off -c lock_timeout=0 \
+                 -c default_transaction_isolation=serializable -c work_mem=5MB";
+    config.target.options(asked);
+    let ledger = PostgresLedger::open(&config, Migration::ToLatest)
+        .await
+        .unwrap();
     let client = ledger.pool.get().await.unwrap();
     for (setting, value) in [
         ("fsync", "on"),
@@ -65,12 +72,38 @@ async fn what_was_committed_is_flushed_to_disk() {
         ("full_page_writes", "on"),
         ("transaction_isolation", "read committed"),
         ("idle_in_transaction_session_timeout", "3s"),
+        ("lock_timeout", "1s"),
+        ("work_mem", "5MB"),
         ("TimeZone", "UTC"),
     ] {
         let row = client
             .query_one(&format!("SHOW {setting}"), &[])
             .await
             .unwrap();
+        assert_eq!(row.get::<_, &str>(0), value, "{setting}");
+    }
+}
+
+/// A decision under a lock must see what was committed before the lock was had.
+#[tokio::test]
+async fn transactions_see_what_was_committed_whatever_the_database_is_set_to() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let mut session = session::Session::of(&ledger.pool).await.unwrap();
+    let change = "SET default_transaction_isolation = 'repeatable read';
+                  SET default_transaction_read_only = on";
+    session
+        .client()
+        .unwrap()
+        .batch_execute(change)
+        .await
+        .unwrap();
+    let tx = session.begin().await.unwrap();
+    for (setting, value) in [
+        ("transaction_isolation", "read committed"),
+        ("transaction_read_only", "off"),
+    ] {
+        let row = tx.query_one(&format!("SHOW {setting}"), &[]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), value, "{setting}");
     }
 }

@@ -76,6 +76,15 @@ impl Opened {
     }
 }
 
+/// What to do about an account that another transaction has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Busy {
+    /// Wait for it.
+    Wait,
+    /// Leave it out.
+    Skip,
+}
+
 /// Accounts that nobody else can change until this transaction ends.
 pub(super) struct Locked {
     pub(super) accounts: BTreeMap<PaymentHash, Opened>,
@@ -90,13 +99,20 @@ impl Locked {
         db: &impl GenericClient,
         ids: &[PaymentHash],
         named: &[(PaymentHash, HolderId)],
+        busy: Busy,
     ) -> Result<Self> {
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
         let lock = db
-            .prepare_cached(
-                "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
-                 WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE",
-            )
+            .prepare_cached(match busy {
+                Busy::Wait => {
+                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
+                }
+                Busy::Skip => {
+                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE SKIP LOCKED"
+                }
+            })
             .await?;
         let mut accounts = BTreeMap::new();
         for row in db.query(&lock, &[&ids]).await? {
