@@ -176,6 +176,8 @@ pub struct RefundCounts {
     pub failed: u64,
     /// Age of the oldest that is pending or sending, milliseconds.
     pub oldest_ms: u64,
+    /// Not paid, in whatever state, and of another node, which alone pays them.
+    pub elsewhere: u64,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::domain::ports::SessionLedger as _;
 mod connections;
 mod hearing;
 mod locks;
+mod plans;
 mod several;
 
 /// A database of its own on this program's server.

@@ -306,6 +306,34 @@ async fn what_was_heard_of_in_the_future_is_heard_of_now() {
 }
 
 #[tokio::test]
+async fn counts_of_refunds_and_pages_of_the_books_are_read_by_indexes() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let page = crate::adapters::ledger::books::entries(crate::domain::books::EntryKind::Refund);
+    for query in [statements::COUNTS, page] {
+        let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        for n in 1..=plan.parameter_count() {
+            plan.raw_bind_parameter(n, 1).unwrap();
+        }
+        let mut rows = plan.raw_query();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            lines.push(row.get::<_, String>(3).unwrap());
+        }
+        assert!(
+            lines.iter().any(|line| line.contains("INDEX refunds_")),
+            "{lines:?}"
+        );
+        let reads_all = |line: &String| {
+            line.starts_with("SCAN") && !line.contains("INDEX") && line.contains("refunds")
+        };
+        assert!(!lines.iter().any(reads_all), "{lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("l.db");

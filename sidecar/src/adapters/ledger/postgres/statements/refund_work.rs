@@ -254,18 +254,24 @@ pub(in super::super) async fn record_refund(
     }
 }
 
+/// Each kind by its own index, which holds no paid ones: those are all but all of them.
 pub(in super::super) async fn unpaid_refunds(
     db: &impl GenericClient,
     limit: u32,
 ) -> Result<Vec<RefundWork>> {
-    let query = db
-        .prepare_cached(&format!(
-            "{WORK} WHERE r.state <> 'succeeded'
-             ORDER BY r.state <> 'failed', r.created_ms LIMIT $1"
-        ))
-        .await?;
-    let rows = db.query(&query, &[&i64::from(limit)]).await?;
-    rows.iter().map(work).collect()
+    let mut all = Vec::new();
+    for which in ["= 'failed'", "IN ('pending', 'sending')"] {
+        let query = db
+            .prepare_cached(&format!(
+                "{WORK} WHERE r.state {which} ORDER BY r.created_ms LIMIT $1"
+            ))
+            .await?;
+        let rows = db.query(&query, &[&i64::from(limit)]).await?;
+        let works = rows.iter().map(work).collect::<Result<Vec<_>>>()?;
+        all.extend(works);
+    }
+    all.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(all)
 }
 
 pub(in super::super) async fn find_refund(
@@ -343,25 +349,31 @@ pub(in super::super) async fn refunds_under_way(
     unsigned(&db.query_one(&query, &[&&node.0[..]]).await?, 0)
 }
 
+/// $1 node. As [`unpaid_refunds`].
+pub(in super::super) const COUNTS: &str =
+    "SELECT open.pending, open.sending, failed.count, open.oldest, open.others + failed.others
+     FROM (SELECT count(*) FILTER (WHERE node = $1 AND state = 'pending') AS pending,
+                  count(*) FILTER (WHERE node = $1 AND state = 'sending') AS sending,
+                  min(created_ms) FILTER (WHERE node = $1) AS oldest,
+                  count(*) FILTER (WHERE node <> $1) AS others
+           FROM refunds WHERE state IN ('pending', 'sending')) AS open,
+          (SELECT count(*) FILTER (WHERE node = $1) AS count,
+                  count(*) FILTER (WHERE node <> $1) AS others
+           FROM refunds WHERE state = 'failed') AS failed";
+
 pub(in super::super) async fn refund_counts(
     db: &impl GenericClient,
     node: NodeId,
 ) -> Result<RefundCounts> {
-    let query = db
-        .prepare_cached(&format!(
-            "SELECT count(*) FILTER (WHERE state = 'pending'),
-                    count(*) FILTER (WHERE state = 'sending'),
-                    count(*) FILTER (WHERE state = 'failed'),
-                    greatest({NOW_MS} - coalesce(min(created_ms) FILTER (WHERE state <> 'failed'),
-                                                 {NOW_MS}), 0)
-             FROM refunds WHERE node = $1 AND state IN ('pending', 'sending', 'failed')"
-        ))
-        .await?;
+    let now = now_ms(db).await?;
+    let query = db.prepare_cached(COUNTS).await?;
     let row = db.query_one(&query, &[&&node.0[..]]).await?;
+    let oldest: Option<i64> = row.try_get(3)?;
     Ok(RefundCounts {
         pending: unsigned(&row, 0)?,
         sending: unsigned(&row, 1)?,
         failed: unsigned(&row, 2)?,
-        oldest_ms: unsigned(&row, 3)?,
+        oldest_ms: oldest.map_or(0, |oldest| now.saturating_sub(oldest.unsigned_abs())),
+        elsewhere: unsigned(&row, 4)?,
     })
 }

@@ -332,21 +332,36 @@ pub(in super::super) fn refunds_under_way(db: &Connection, node: NodeId) -> Resu
     Ok(count)
 }
 
+/// ?1 node. Each kind by its own index, which holds no paid ones: those are all but all of them.
+pub(in super::super) const COUNTS: &str =
+    "SELECT state, count(*), min(created_ms), node = ?1 FROM refunds
+     WHERE state IN ('pending', 'sending') GROUP BY state, node = ?1
+     UNION ALL
+     SELECT state, count(*), min(created_ms), node = ?1 FROM refunds
+     WHERE state = 'failed' GROUP BY node = ?1";
+
 pub(in super::super) fn refund_counts(
     db: &Connection,
     node: NodeId,
     now_millis: u64,
 ) -> Result<RefundCounts> {
     let mut counts = RefundCounts::default();
-    let mut statement = db.prepare_cached(
-        "SELECT state, count(*), min(created_ms) FROM refunds
-         WHERE node = ?1 AND state IN ('pending', 'sending', 'failed') GROUP BY state",
-    )?;
+    let mut statement = db.prepare_cached(COUNTS)?;
     let rows = statement.query_map([node.0], |row| {
-        Ok((state(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?))
+        let is_ours: bool = row.get(3)?;
+        Ok((
+            state(row, 0)?,
+            unsigned(row, 1)?,
+            unsigned(row, 2)?,
+            is_ours,
+        ))
     })?;
     for row in rows {
-        let (state, count, oldest) = row?;
+        let (state, count, oldest, is_ours) = row?;
+        if !is_ours {
+            counts.elsewhere = counts.elsewhere.saturating_add(count);
+            continue;
+        }
         match state {
             RefundState::Pending => counts.pending = count,
             RefundState::Sending => counts.sending = count,
