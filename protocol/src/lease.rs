@@ -79,10 +79,11 @@ pub struct LeasesRequest {
     pub reports: Vec<Report>,
 }
 
-/// Answer to [`LeasesRequest`]: one for each report, in their order.
+/// Answer to [`LeasesRequest`]: one for each report, in their order. A report on an account that is
+/// held up has none, as if its answer were lost: it is said again (L1).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LeasesAnswer {
-    /// One for each report.
+    /// One for each report that could be heard.
     pub answers: Vec<Answer>,
 }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use protocol::lease::{Answer, LeasesAnswer, LeasesRequest, MAX_REPORTS, Report};
 
+use tokio::sync::watch;
+use tokio::time::Instant;
+
 use super::DEADLINE;
 use super::endings::Endings;
 use super::names::is_random_name;
@@ -98,29 +101,41 @@ impl<L: Ledger> Leases<L> {
         }
     }
 
-    /// Ends what must end, for ever.
+    /// Ends what must end, for ever. What takes long or fails elsewhere does not keep leases from
+    /// ending.
     pub async fn keep(&self) {
-        let mut ticks = tokio::time::interval(SWEEP_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let started = tokio::time::Instant::now();
-        let (mut swept, mut stopped, mut tidied) = (started, started, started);
+        let swept = watch::Sender::new(Instant::now());
+        tokio::join!(self.keep_sweeping(&swept), self.keep_tidy(&swept));
+    }
+
+    async fn keep_sweeping(&self, swept: &watch::Sender<Instant>) {
+        let mut ticks = ticks(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            let work = async {
-                self.sweep_after(swept.elapsed()).await?;
-                swept = tokio::time::Instant::now();
-                if stopped.elapsed() >= STOP_EVERY {
-                    stopped = tokio::time::Instant::now();
-                    self.stop_unused().await?;
+            let silence = swept.borrow().elapsed();
+            match self.sweep_after(silence).await {
+                Ok(()) => drop(swept.send_replace(Instant::now())),
+                Err(error) => tracing::warn!(%error, "leases cannot be swept"),
+            }
+        }
+    }
+
+    async fn keep_tidy(&self, swept: &watch::Sender<Instant>) {
+        let mut ticks = ticks(STOP_EVERY);
+        let mut tidied = Instant::now();
+        loop {
+            ticks.tick().await;
+            let silence = swept.borrow().elapsed();
+            if !self.was_deaf(silence)
+                && let Err(error) = self.stop_unused().await
+            {
+                tracing::warn!(%error, "sessions that nobody uses cannot be stopped");
+            }
+            if tidied.elapsed() >= TIDY_EVERY {
+                tidied = Instant::now();
+                if let Err(error) = self.tidy().await {
+                    tracing::warn!(%error, "old results cannot be dropped, nor sessions counted");
                 }
-                if tidied.elapsed() >= TIDY_EVERY {
-                    tidied = tokio::time::Instant::now();
-                    self.tidy().await?;
-                }
-                Ok::<(), LedgerError>(())
-            };
-            if let Err(error) = work.await {
-                tracing::warn!(%error, "leases and sessions cannot be swept");
             }
         }
     }
@@ -129,14 +144,18 @@ impl<L: Ledger> Leases<L> {
     /// a halted process or a disk that did not answer, has kept us from hearing as well: then
     /// everybody is given the time to report once more.
     async fn sweep_after(&self, silence: Duration) -> Result<(), LedgerError> {
-        if silence < Duration::from_millis(self.times.reclaim_ms / 2) {
-            return self.sweep().await;
+        if self.was_deaf(silence) {
+            tracing::warn!(
+                seconds = silence.as_secs(),
+                "nothing could be heard of leases"
+            );
+            self.ledger.begin_serving().await?;
         }
-        tracing::warn!(
-            seconds = silence.as_secs(),
-            "nothing could be heard of leases"
-        );
-        self.ledger.begin_serving().await
+        self.sweep().await
+    }
+
+    fn was_deaf(&self, silence: Duration) -> bool {
+        silence >= Duration::from_millis(self.times.reclaim_ms / 2)
     }
 
     /// Ends leases of which nothing was heard, and settles what they held up.
@@ -200,6 +219,12 @@ impl<L: Ledger> Leases<L> {
     }
 }
 
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
@@ -215,7 +240,8 @@ mod tests {
         let path = dir.path().join("l.db");
         let ledger = Arc::new(SqliteLedger::open(&path).unwrap());
         conformance::open_with_lease(&*ledger).await;
-        let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1";
+        let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1;
+                      UPDATE hearing SET serving_since_ms = 1";
         let other = rusqlite::Connection::open(&path).unwrap();
         other.execute_batch(silent).unwrap();
         let metrics = Arc::new(Metrics::new());

@@ -6,6 +6,7 @@
 pub mod books;
 pub mod claim;
 pub mod deny_list;
+pub mod hearing;
 pub mod invoice;
 pub mod keys;
 pub mod lease;

@@ -311,7 +311,7 @@ impl Ending {
 /// What a batch of reports led to, in their order.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ReportedLeases {
-    /// One for each report.
+    /// One for each report, but those on accounts that are held up while others are not.
     pub answers: Vec<Answer>,
     /// Units that were served and can no longer be debited.
     pub lost_units: u64,

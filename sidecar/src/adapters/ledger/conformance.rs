@@ -57,6 +57,18 @@ pub(crate) async fn open_with_lease<L: Ledger>(ledger: &L) {
     session::open_with_lease(ledger).await;
 }
 
+/// Sessions 1 to `count`, each without a lease.
+pub(crate) async fn open_some<L: Ledger>(ledger: &L, count: u8) {
+    for n in 1..=count {
+        session::opened(ledger, n).await;
+    }
+}
+
+/// A report of that lease, that is heard.
+pub(crate) async fn report_something<L: Ledger>(ledger: &L) {
+    session::say(ledger, session::report(1, 1)).await;
+}
+
 /// A session that was closed by its buyer.
 pub(crate) async fn open_and_close<L: Ledger>(ledger: &L) {
     session::opened(ledger, 1).await;

@@ -1,6 +1,6 @@
 //! Bookkeeping.
 
-use deadpool_postgres::Object;
+use deadpool_postgres::{Object, Transaction};
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 use tokio_postgres::{IsolationLevel, Row};
@@ -29,8 +29,8 @@ impl BooksLedger for PostgresLedger {
     }
 }
 
-/// From one look at the database.
-async fn violations(db: &mut Object, limit: u32) -> Result<Vec<Violation>, Failure> {
+/// One look at the database, that may take as long as [`LONG_DEADLINE`].
+async fn long_read(db: &mut Object) -> Result<Transaction<'_>, Failure> {
     let tx = db
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
@@ -39,6 +39,11 @@ async fn violations(db: &mut Object, limit: u32) -> Result<Vec<Violation>, Failu
         .await?;
     tx.batch_execute("SET LOCAL statement_timeout = '60s'")
         .await?;
+    Ok(tx)
+}
+
+async fn violations(db: &mut Object, limit: u32) -> Result<Vec<Violation>, Failure> {
+    let tx = long_read(db).await?;
     let mut all = Vec::new();
     for rule in RULES {
         let sql = format!("{} LIMIT {limit}", rule.sql);
@@ -70,10 +75,12 @@ async fn page(
     limit: u32,
 ) -> Result<Vec<Entry>, Failure> {
     let after = place.after.map_or(Vec::new(), |id| id.0.to_vec());
-    let query = db.prepare_cached(entries(kind)).await?;
-    let rows = db
+    let tx = long_read(db).await?;
+    let query = tx.prepare_cached(entries(kind)).await?;
+    let rows = tx
         .query(&query, &[&signed(place.key), &after, &i64::from(limit)])
         .await?;
+    tx.commit().await?;
     rows.iter().map(|row| entry(row, kind)).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The pool of connections: each with our settings, and with the password as its file has it.
 
 use std::fmt;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use deadpool_postgres::{
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Error, NoTls, Socket};
+use tokio_postgres::{CancelToken, Client, Config, Error, NoTls, Socket};
 
 use super::tls::Tls;
 use crate::config::{Password, PostgresConfig};
@@ -23,9 +24,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 
 /// What each connection is set to, whatever the database's or its user's defaults are. A commit is
 /// durable when we hear of it. Whoever stops in the middle of a transaction, a frozen sidecar say,
-/// lets go of its locks soon. No statement lives long, which claims count on.
+/// lets go of its locks soon. Who waits for a lock hears in time that it did not get it, and can
+/// try once more before [`super::session::DEADLINE`]. No statement lives long, which claims count
+/// on.
 const SETTINGS: &str = "-c synchronous_commit=on -c timezone=UTC -c statement_timeout=10s \
-     -c lock_timeout=3s -c idle_in_transaction_session_timeout=3s \
+     -c lock_timeout=1s -c idle_in_transaction_session_timeout=3s \
      -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off";
 
 /// Connects when asked.
@@ -73,12 +76,53 @@ where
     Ok((client, task))
 }
 
+/// Connections to the database, and the way to say that one is given up.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pool: Pool,
+    tls: Option<Tls>,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connections")
+    }
+}
+
+impl Deref for Connections {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl Connections {
+    /// Tells the database that nobody waits for what this connection asked for: it would go on,
+    /// with its locks, as long as the statement may take.
+    pub(super) fn cancel(&self, token: CancelToken) {
+        let tls = self.tls.clone();
+        tokio::spawn(async move {
+            let cancelled = tokio::time::timeout(PATIENCE, async {
+                match tls {
+                    Some(tls) => token.cancel_query(tls).await,
+                    None => token.cancel_query(NoTls).await,
+                }
+            });
+            if let Ok(Err(error)) = cancelled.await {
+                tracing::debug!(%error, "a statement that nobody waits for goes on");
+            }
+        });
+    }
+}
+
 /// A pool that connects when used.
-pub(super) fn pool(config: &PostgresConfig) -> Result<Pool, LedgerError> {
+pub(super) fn pool(config: &PostgresConfig) -> Result<Connections, LedgerError> {
     let mut target = config.target.clone();
     let options = target.get_options().unwrap_or_default().to_owned();
     target
-        .options(format!("{SETTINGS} {options}").trim_end())
+        // Ours last, since the last one counts.
+        .options(format!("{options} {SETTINGS}").trim_start())
         .application_name("boltgate")
         .connect_timeout(PATIENCE)
         .tcp_user_timeout(SILENCE)
@@ -92,11 +136,12 @@ pub(super) fn pool(config: &PostgresConfig) -> Result<Pool, LedgerError> {
             false => SslMode::Disable,
         });
     let tls = config.tls.then(|| Tls::trusting(config.ca_file.as_deref()));
+    let tls = tls
+        .transpose()
+        .map_err(|error| LedgerError::Store(error.to_string()))?;
     let connector = Connector {
         password: config.password.clone(),
-        tls: tls
-            .transpose()
-            .map_err(|error| LedgerError::Store(error.to_string()))?,
+        tls: tls.clone(),
     };
     let manager = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
@@ -108,9 +153,10 @@ pub(super) fn pool(config: &PostgresConfig) -> Result<Pool, LedgerError> {
         create: Some(PATIENCE),
         recycle: Some(PATIENCE),
     };
-    Pool::builder(manager)
+    let pool = Pool::builder(manager)
         .config(size)
         .runtime(Runtime::Tokio1)
         .build()
-        .map_err(|error| LedgerError::Store(error.to_string()))
+        .map_err(|error| LedgerError::Store(error.to_string()))?;
+    Ok(Connections { pool, tls })
 }

@@ -13,12 +13,21 @@ use crate::domain::ledger::LedgerError;
 /// Tries of one change that stands in the way of another.
 const TRIES: u32 = 5;
 
+/// How another transaction stood in the way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Crossed {
+    /// Both went on, and one had to be undone.
+    Undone,
+    /// It had a lock for longer than who wants it waits. That takes long: once more is enough.
+    Waited,
+}
+
 /// Why a try failed.
 #[derive(Debug)]
 pub(super) struct Failure {
     error: LedgerError,
     /// The database undid it because of another transaction; alone it may succeed.
-    crossed: bool,
+    crossed: Option<Crossed>,
     /// The database refused these values; other changes in the same transaction may be good.
     pub(super) refused: bool,
 }
@@ -27,7 +36,7 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         Self {
             error,
-            crossed: false,
+            crossed: None,
             refused: false,
         }
     }
@@ -41,13 +50,16 @@ impl From<RotationHeld> for Failure {
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
-        let crossings = [
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::T_R_DEADLOCK_DETECTED,
-        ];
         let code = error.code();
+        let crossed = |code: &SqlState| match *code {
+            SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => {
+                Some(Crossed::Undone)
+            }
+            SqlState::LOCK_NOT_AVAILABLE => Some(Crossed::Waited),
+            _ => None,
+        };
         Self {
-            crossed: code.is_some_and(|code| crossings.contains(code)),
+            crossed: code.and_then(crossed),
             // Classes of data exceptions and of violated constraints.
             refused: code
                 .is_some_and(|code| ["22", "23"].iter().any(|c| code.code().starts_with(c))),
@@ -96,17 +108,22 @@ fn told(error: &tokio_postgres::Error) -> String {
 
 /// Counts the tries of one change.
 #[derive(Debug, Default)]
-pub(super) struct Tries(u32);
+pub(super) struct Tries {
+    all: u32,
+    has_waited: bool,
+}
 
 impl Tries {
     /// Whether to try once more, after a pause that grows and differs between processes.
     pub(super) async fn again(&mut self, failure: &Failure) -> bool {
-        self.0 += 1;
-        if !failure.crossed || self.0 >= TRIES {
-            return false;
+        self.all += 1;
+        match failure.crossed {
+            Some(Crossed::Undone) if self.all < TRIES => {}
+            Some(Crossed::Waited) if !self.has_waited => self.has_waited = true,
+            _ => return false,
         }
-        tracing::debug!(error = %failure.error, tries = self.0, "crossed by another transaction");
-        let pause = rand::rng().random_range(1..=5 * self.0);
+        tracing::debug!(error = %failure.error, tries = self.all, "crossed by another transaction");
+        let pause = rand::rng().random_range(1..=5 * self.all);
         tokio::time::sleep(Duration::from_millis(u64::from(pause))).await;
         true
     }

@@ -1,8 +1,8 @@
 //! Forward-only migrations, counted in a table of their own.
 
-use deadpool_postgres::Pool;
 use tokio_postgres::Row;
 
+use super::connect::Connections;
 use super::failure::Failure;
 use super::session::{LONG_DEADLINE, Session, within};
 use super::statements::{Lock, alone};
@@ -14,6 +14,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/postgres/0002_claims.sql"),
     include_str!("../../../../migrations/postgres/0003_sessions.sql"),
     include_str!("../../../../migrations/postgres/0004_refund_payments.sql"),
+    include_str!("../../../../migrations/postgres/0005_serving_since.sql"),
+    include_str!("../../../../migrations/postgres/0006_refund_order.sql"),
+    include_str!("../../../../migrations/postgres/0007_refund_checks.sql"),
 ];
 
 /// Oldest server that has all that we use.
@@ -21,7 +24,7 @@ const OLDEST: i32 = 130_000;
 
 /// Brings the schema up to date, or says that it is not. Safe when several processes do it at
 /// once: each step is a transaction that looks at the version again while it alone may change it.
-pub(super) async fn migrate(pool: &Pool, migration: Migration) -> Result<(), LedgerError> {
+pub(super) async fn migrate(pool: &Connections, migration: Migration) -> Result<(), LedgerError> {
     let all = async {
         while step(pool, migration).await? {}
         Ok(())
@@ -30,7 +33,7 @@ pub(super) async fn migrate(pool: &Pool, migration: Migration) -> Result<(), Led
 }
 
 /// One step; whether there was one to do.
-async fn step(pool: &Pool, migration: Migration) -> Result<bool, Failure> {
+async fn step(pool: &Connections, migration: Migration) -> Result<bool, Failure> {
     let mut session = Session::of(pool).await?;
     let tx = session.begin().await?;
     // Another process may take its time for a step.
@@ -38,7 +41,9 @@ async fn step(pool: &Pool, migration: Migration) -> Result<bool, Failure> {
         .await?;
     let server = tx
         .query_one(
-            "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on'",
+            "SELECT current_setting('server_version_num')::int, current_setting('fsync') = 'on',
+                    current_setting('synchronous_commit') = 'on'
+                        AND current_setting('idle_in_transaction_session_timeout') = '3s'",
             &[],
         )
         .await?;
@@ -103,6 +108,12 @@ fn check_server(row: &Row) -> Result<(), Failure> {
             version / 10_000,
             OLDEST / 10_000
         );
+        return Err(LedgerError::Store(what).into());
+    }
+    if !row.try_get::<_, bool>(2)? {
+        let what = "the settings of our connections do not arrive at the database: \
+                    is there a pooler that works by transactions?"
+            .to_owned();
         return Err(LedgerError::Store(what).into());
     }
     if !row.try_get::<_, bool>(1)? {

@@ -22,10 +22,10 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
+use self::connect::Connections;
 use self::session::{LONG_DEADLINE, ask, change};
 use self::writer::Writer;
 use super::Migration;
@@ -48,7 +48,7 @@ pub type Observer = Arc<dyn Fn(Commit) + Send + Sync>;
 /// A ledger in a PostgreSQL database.
 #[derive(Debug)]
 pub struct PostgresLedger {
-    pool: Pool,
+    pool: Connections,
     claims: Writer,
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool, Transaction};
+use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::IsolationLevel;
 
+use super::connect::Connections;
 use super::failure::Failure;
 use crate::domain::ledger::LedgerError;
 
@@ -15,30 +17,41 @@ pub(super) const LONG_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A borrowed connection. Dropped without [`Self::keep`], as when time runs out in the middle of
 /// something, it is closed: nobody knows what it would answer next.
-pub(super) struct Session(Option<Object>);
+pub(super) struct Session {
+    object: Option<Object>,
+    connections: Connections,
+}
 
 impl Session {
-    pub(super) async fn of(pool: &Pool) -> Result<Self, Failure> {
-        Ok(Self(Some(pool.get().await?)))
+    pub(super) async fn of(connections: &Connections) -> Result<Self, Failure> {
+        Ok(Self {
+            object: Some(connections.get().await?),
+            connections: connections.clone(),
+        })
     }
 
     pub(super) fn client(&mut self) -> Result<&mut Object, Failure> {
-        Ok(self.0.as_mut().ok_or(LedgerError::Closed)?)
+        Ok(self.object.as_mut().ok_or(LedgerError::Closed)?)
     }
 
+    /// The isolation is named: what decides under a lock must see what was committed before the
+    /// lock was had, whatever the database's default is.
     pub(super) async fn begin(&mut self) -> Result<Transaction<'_>, Failure> {
-        Ok(self.client()?.transaction().await?)
+        let begin = self.client()?.build_transaction();
+        let begin = begin.isolation_level(IsolationLevel::ReadCommitted);
+        Ok(begin.read_only(false).start().await?)
     }
 
     /// Gives the connection back to the pool.
     pub(super) fn keep(mut self) {
-        self.0.take();
+        self.object.take();
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.object.take() {
+            self.connections.cancel(object.cancel_token());
             drop(Object::take(object));
         }
     }

@@ -1,9 +1,14 @@
 //! Sessions and leases, as the port asks for them.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use protocol::hash::PaymentHash;
 use protocol::lease::Report;
+use rand::RngExt as _;
 
 use super::session::{ask, change};
+use super::statements::Heard;
 use super::{PostgresLedger, statements};
 use crate::domain::lease::Times;
 use crate::domain::ledger::LedgerError;
@@ -14,9 +19,14 @@ use crate::domain::session::{
     RecordedDeposit, Refunded, ReportedLeases, SessionCounts, SessionRow, Stopped, SweptLeases,
 };
 
+/// Rounds of hearing reports, with pauses that grow to a quarter of a second.
+const ROUNDS: u32 = 8;
+/// No further round after so long: what was heard is to be answered in time.
+const ROUNDS_END: Duration = Duration::from_secs(1);
+
 impl SessionLedger for PostgresLedger {
     async fn begin_serving(&self) -> Result<(), LedgerError> {
-        change!(self.pool, |tx| statements::begin_serving(&tx))
+        change!(self.pool, |tx| statements::hear(&tx))
     }
 
     async fn find_sale(&self, payment_hash: PaymentHash) -> Result<Option<Sale>, LedgerError> {
@@ -71,15 +81,57 @@ impl SessionLedger for PostgresLedger {
         ))
     }
 
+    /// In rounds: what another transaction has in one is there in the next, mostly. What is not
+    /// there at last is left out, and only if that is all of it the call fails.
     async fn report_leases(&self, reports: Vec<Report>) -> Result<ReportedLeases, LedgerError> {
-        change!(self.pool, |tx| statements::report_leases(&tx, &reports))
+        let reports = Arc::new(reports);
+        let mut all = Heard::default();
+        let mut places: Vec<_> = (0..reports.len()).collect();
+        let begun = Instant::now();
+        for round in 0..ROUNDS {
+            let these = Arc::clone(&reports);
+            let heard: Result<Heard, LedgerError> = change!(self.pool, |tx| {
+                statements::report_leases(&tx, &these, &places)
+            });
+            let heard = match heard {
+                Ok(heard) => heard,
+                // What was heard before counts, and so is what was answered.
+                Err(error) if all.answers.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "reports could not be heard");
+                    break;
+                }
+            };
+            all.answers.extend(heard.answers);
+            all.settled.extend(heard.settled);
+            all.lost_units = all.lost_units.saturating_add(heard.lost_units);
+            places = heard.busy;
+            if places.is_empty() || begun.elapsed() > ROUNDS_END {
+                break;
+            }
+            let pause = rand::rng().random_range(1..=2 << round);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        all.answers.sort_by_key(|(place, _)| *place);
+        if all.answers.is_empty() && !reports.is_empty() {
+            let held_up = "the sessions are held up by another transaction".to_owned();
+            return Err(LedgerError::Store(held_up));
+        }
+        Ok(ReportedLeases {
+            answers: all.answers.into_iter().map(|(_, answer)| answer).collect(),
+            lost_units: all.lost_units,
+            settled: all.settled,
+        })
     }
 
+    /// That reports can be heard is noted by itself: a sweep that fails is no silence.
     async fn sweep_leases(&self, times: Times, limit: u32) -> Result<SweptLeases, LedgerError> {
+        self.begin_serving().await?;
         change!(self.pool, |tx| statements::sweep_leases(&tx, &times, limit))
     }
 
     async fn stop_unused(&self, limit: u32) -> Result<Vec<Stopped>, LedgerError> {
+        self.begin_serving().await?;
         change!(self.pool, |tx| statements::stop_unused(&tx, limit))
     }
 

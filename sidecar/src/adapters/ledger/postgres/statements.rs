@@ -24,14 +24,15 @@ pub(super) use self::closes::{begin_close, drop_old_results, ending, record_answ
 use self::columns::validity;
 pub(super) use self::columns::{array, signed, unsigned};
 pub(super) use self::keys::{begin_rotation, install_first_key, promote, prune_expired, revoke};
-pub(super) use self::leases::{begin_serving, report_leases, stop_unused, sweep_leases};
+pub(super) use self::leases::{Heard, hear, report_leases, stop_unused, sweep_leases};
 pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, find_sale, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,
 };
 pub(super) use self::refund_work::{
-    RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, record_refund,
-    refund_counts, refunds_under_way, replace_return_invoice, take_refund, unpaid_refunds,
+    COUNTS, RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, move_refund,
+    record_refund, refund_counts, refunds_under_way, replace_return_invoice, take_refund,
+    unpaid_refunds,
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 pub(super) use self::sessions::{

@@ -15,6 +15,9 @@ use crate::domain::offer::{Scheme, Validity};
 use crate::domain::ports::SessionLedger as _;
 
 mod connections;
+mod hearing;
+mod locks;
+mod plans;
 mod several;
 
 /// A database of its own on this program's server.
@@ -67,9 +70,15 @@ async fn postgres_does_what_every_ledger_must() {
 }
 
 #[tokio::test]
-async fn what_was_committed_is_flushed_to_disk() {
+async fn what_was_committed_is_flushed_to_disk_whatever_the_url_asks_for() {
     let url = database().await;
-    let ledger = open(&url).await;
+    let mut config = config(&url);
+    let asked = "-c synchronous_commit=off -c lock_timeout=0 \
+                 -c default_transaction_isolation=serializable -c work_mem=5MB";
+    config.target.options(asked);
+    let ledger = PostgresLedger::open(&config, Migration::ToLatest)
+        .await
+        .unwrap();
     let client = ledger.pool.get().await.unwrap();
     for (setting, value) in [
         ("fsync", "on"),
@@ -77,12 +86,38 @@ async fn what_was_committed_is_flushed_to_disk() {
         ("full_page_writes", "on"),
         ("transaction_isolation", "read committed"),
         ("idle_in_transaction_session_timeout", "3s"),
+        ("lock_timeout", "1s"),
+        ("work_mem", "5MB"),
         ("TimeZone", "UTC"),
     ] {
         let row = client
             .query_one(&format!("SHOW {setting}"), &[])
             .await
             .unwrap();
+        assert_eq!(row.get::<_, &str>(0), value, "{setting}");
+    }
+}
+
+/// A decision under a lock must see what was committed before the lock was had.
+#[tokio::test]
+async fn transactions_see_what_was_committed_whatever_the_database_is_set_to() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let mut session = session::Session::of(&ledger.pool).await.unwrap();
+    let change = "SET default_transaction_isolation = 'repeatable read';
+                  SET default_transaction_read_only = on";
+    session
+        .client()
+        .unwrap()
+        .batch_execute(change)
+        .await
+        .unwrap();
+    let tx = session.begin().await.unwrap();
+    for (setting, value) in [
+        ("transaction_isolation", "read committed"),
+        ("transaction_read_only", "off"),
+    ] {
+        let row = tx.query_one(&format!("SHOW {setting}"), &[]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), value, "{setting}");
     }
 }
@@ -247,30 +282,6 @@ async fn claims_that_wait_share_a_commit() {
     assert!(commits.len() < 250, "{} commits for 500", commits.len());
 }
 
-/// No sidecar was there for longer than leases and sessions live: nobody could hear them.
-#[tokio::test]
-async fn what_nobody_could_hear_is_not_ended() {
-    let url = database().await;
-    let ledger = open(&url).await;
-    conformance::open_with_lease(&ledger).await;
-    let silent = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1;";
-    let deaf = "UPDATE hearing SET heard_ms = 0;";
-    execute(&url, &format!("{silent}{deaf}")).await;
-    ledger.begin_serving().await.unwrap();
-    let times = crate::domain::lease::Times::default();
-    let swept = ledger.sweep_leases(times, 10).await.unwrap();
-    assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
-    assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
-
-    // Another sidecar has heard all the time.
-    execute(&url, silent).await;
-    ledger.begin_serving().await.unwrap();
-    let swept = ledger.sweep_leases(times, 10).await.unwrap();
-    assert_eq!(swept.sessions, 1);
-    assert!(swept.reclaimed > 0);
-    assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
-}
-
 #[tokio::test]
 async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
     let url = database().await;
@@ -282,6 +293,19 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
     let client = ledger.pool.get().await.unwrap();
     let kinds = client.query_one("SELECT string_agg(kind, ',') FROM session_results", &[]);
     assert_eq!(kinds.await.unwrap().get::<_, &str>(0), "open");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_of_a_refund_is_refused_by_the_database() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    conformance::books::in_use(&ledger).await;
+    let client = ledger.pool.get().await.unwrap();
+    for change in conformance::books::REFUSED {
+        let refused = client.batch_execute(change).await.unwrap_err();
+        let code = refused.code().unwrap().code();
+        assert!(code.starts_with("23"), "{change}: {refused}");
+    }
 }
 
 #[tokio::test]

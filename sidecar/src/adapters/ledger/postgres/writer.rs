@@ -8,10 +8,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Instant;
 
-use deadpool_postgres::Pool;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::connect::Connections;
 use super::failure::{Failure, Tries};
 use super::session::{DEADLINE, Session, within};
 use super::{Observer, statements};
@@ -43,7 +43,7 @@ impl fmt::Debug for Writer {
 
 impl Writer {
     /// On the runtime that this is called on.
-    pub(super) fn start(pool: &Pool, observer: &Observer) -> Self {
+    pub(super) fn start(pool: &Connections, observer: &Observer) -> Self {
         let (queue, waiting) = mpsc::channel::<Waiting>(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
         let mut lanes = JoinSet::new();
@@ -110,7 +110,7 @@ impl Writer {
     }
 }
 
-async fn decide(pool: &Pool, batch: Vec<Waiting>) {
+async fn decide(pool: &Connections, batch: Vec<Waiting>) {
     let (claims, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let decided = within(DEADLINE, transaction(pool, &claims)).await;
     match decided {
@@ -140,7 +140,7 @@ async fn decide(pool: &Pool, batch: Vec<Waiting>) {
 }
 
 async fn transaction(
-    pool: &Pool,
+    pool: &Connections,
     claims: &[(NewClaim, ClaimTimes)],
 ) -> Result<Vec<Claimed>, Failure> {
     let mut tries = Tries::default();

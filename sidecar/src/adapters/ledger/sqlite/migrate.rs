@@ -14,6 +14,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0002_claims.sql"),
     include_str!("../../../../migrations/sqlite/0003_sessions.sql"),
     include_str!("../../../../migrations/sqlite/0004_refund_payments.sql"),
+    include_str!("../../../../migrations/sqlite/0005_serving_since.sql"),
+    include_str!("../../../../migrations/sqlite/0006_refund_order.sql"),
+    include_str!("../../../../migrations/sqlite/0007_refund_checks.sql"),
 ];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the

@@ -260,7 +260,8 @@ async fn what_could_not_be_heard_is_not_ended() {
     let path = dir.path().join("l.db");
     let ledger = SqliteLedger::open(&path).unwrap();
     conformance::open_with_lease(&ledger).await;
-    let long_ago = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1";
+    let long_ago = "UPDATE lease_holders SET seen_ms = 1; UPDATE sessions SET active_ms = 1;
+                    UPDATE hearing SET serving_since_ms = 1";
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch(long_ago).unwrap();
 
@@ -269,12 +270,67 @@ async fn what_could_not_be_heard_is_not_ended() {
     let swept = ledger.sweep_leases(times, 10).await.unwrap();
     assert_eq!((swept.sessions, swept.reclaimed), (0, 0));
     assert_eq!(ledger.stop_unused(10).await, Ok(Vec::new()));
+    let rewritten = "SELECT (SELECT count(*) FROM sessions WHERE active_ms > 1)
+                          + (SELECT count(*) FROM lease_holders WHERE seen_ms > 1)";
+    let rewritten: i64 = other.query_row(rewritten, [], |row| row.get(0)).unwrap();
+    assert_eq!(rewritten, 0, "one row says it for all");
 
     other.execute_batch(long_ago).unwrap();
     let swept = ledger.sweep_leases(times, 10).await.unwrap();
     assert_eq!(swept.sessions, 1);
     assert!(swept.reclaimed > 0);
     assert_eq!(ledger.stop_unused(10).await.unwrap().len(), 1);
+}
+
+/// The machine's clock was set back while the sidecar was down.
+#[tokio::test]
+async fn what_was_heard_of_in_the_future_is_heard_of_now() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::open_with_lease(&ledger).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let future = "UPDATE lease_holders SET seen_ms = seen_ms + 3600000;
+                  UPDATE sessions SET active_ms = active_ms + 3600000";
+    other.execute_batch(future).unwrap();
+    ledger.begin_serving().await.unwrap();
+    let times = crate::domain::lease::Times {
+        reclaim_ms: 0,
+        ..Default::default()
+    };
+    let swept = ledger.sweep_leases(times, 10).await.unwrap();
+    assert!(swept.reclaimed > 0);
+    let late = "SELECT max(active_ms) - unixepoch() * 1000 FROM sessions";
+    let late: i64 = other.query_row(late, [], |row| row.get(0)).unwrap();
+    assert!(late <= 2_000, "{late}");
+}
+
+#[tokio::test]
+async fn counts_of_refunds_and_pages_of_the_books_are_read_by_indexes() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    drop(SqliteLedger::open(&path).unwrap());
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let page = crate::adapters::ledger::books::entries(crate::domain::books::EntryKind::Refund);
+    for query in [statements::COUNTS, page] {
+        let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        for n in 1..=plan.parameter_count() {
+            plan.raw_bind_parameter(n, 1).unwrap();
+        }
+        let mut rows = plan.raw_query();
+        let mut lines = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            lines.push(row.get::<_, String>(3).unwrap());
+        }
+        assert!(
+            lines.iter().any(|line| line.contains("INDEX refunds_")),
+            "{lines:?}"
+        );
+        let reads_all = |line: &String| {
+            line.starts_with("SCAN") && !line.contains("INDEX") && line.contains("refunds")
+        };
+        assert!(!lines.iter().any(reads_all), "{lines:?}");
+    }
 }
 
 #[tokio::test]
@@ -296,6 +352,21 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
         )
         .unwrap();
     assert_eq!(kinds, "open");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_of_a_refund_is_refused_by_the_database() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::books::in_use(&ledger).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    for change in conformance::books::REFUSED {
+        let refused = other.execute_batch(change).unwrap_err();
+        let code = refused.sqlite_error_code();
+        let violation = Some(rusqlite::ErrorCode::ConstraintViolation);
+        assert_eq!(code, violation, "{change}: {refused}");
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use protocol::lease::HolderId;
 use tokio_postgres::Row;
 
 use super::columns::{array, session_state, signed, unsigned};
-use super::{Result, now_ms};
+use super::{NOW_MS, Result};
+use crate::domain::hearing::Hearing;
 use crate::domain::lease::{Account, Holder};
 use crate::domain::session::SessionState;
 
@@ -75,6 +76,15 @@ impl Opened {
     }
 }
 
+/// What to do about an account that another transaction has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Busy {
+    /// Wait for it.
+    Wait,
+    /// Leave it out.
+    Skip,
+}
+
 /// Accounts that nobody else can change until this transaction ends.
 pub(super) struct Locked {
     pub(super) accounts: BTreeMap<PaymentHash, Opened>,
@@ -89,13 +99,20 @@ impl Locked {
         db: &impl GenericClient,
         ids: &[PaymentHash],
         named: &[(PaymentHash, HolderId)],
+        busy: Busy,
     ) -> Result<Self> {
         let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
         let lock = db
-            .prepare_cached(
-                "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
-                 WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE",
-            )
+            .prepare_cached(match busy {
+                Busy::Wait => {
+                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
+                }
+                Busy::Skip => {
+                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE SKIP LOCKED"
+                }
+            })
             .await?;
         let mut accounts = BTreeMap::new();
         for row in db.query(&lock, &[&ids]).await? {
@@ -122,16 +139,21 @@ impl Locked {
                  JOIN lease_holders AS h USING (session_id, holder) WHERE NOT h.is_live"
             ))
             .await?;
-        for row in db.query(&live, &[&ids, &of, &holders]).await? {
+        let rows = db.query(&live, &[&ids, &of, &holders]).await?;
+        let hearing = hearing(db).await?;
+        for row in rows {
             if let Some(opened) = accounts.get_mut(&PaymentHash(array(&row, 0)?)) {
-                let (id, holder) = holder(&row)?;
+                let (id, mut holder) = holder(&row)?;
+                if holder.is_live {
+                    holder.seen_ms = hearing.heard(holder.seen_ms);
+                }
                 opened.account.holders.insert(id, holder);
                 opened.read.holders.insert(id, holder);
             }
         }
         Ok(Self {
             accounts,
-            now_ms: now_ms(db).await?,
+            now_ms: hearing.now_ms,
         })
     }
 
@@ -279,6 +301,18 @@ impl Locked {
             .await?;
         Ok(())
     }
+}
+
+/// After the locks were waited for.
+async fn hearing(db: &impl GenericClient) -> Result<Hearing> {
+    let query = db
+        .prepare_cached(&format!("SELECT {NOW_MS}, serving_since_ms FROM hearing"))
+        .await?;
+    let row = db.query_one(&query, &[]).await?;
+    Ok(Hearing {
+        now_ms: unsigned(&row, 0)?,
+        since_ms: unsigned(&row, 1)?,
+    })
 }
 
 fn holder(row: &Row) -> Result<(HolderId, Holder)> {

@@ -5,7 +5,7 @@ use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 use tokio_postgres::types::ToSql;
 
-use super::accounts::{Locked, Opened as Account};
+use super::accounts::{Busy, Locked, Opened as Account};
 use super::columns::{array, refund_state, refund_status, sat, session_state, signed, unsigned};
 use super::offers::count;
 use super::sessions::{record, seconds};
@@ -19,7 +19,7 @@ pub(in super::super) async fn begin_close(
     let (call, id) = (&close.call, close.session_id);
     let named = close.lease.as_ref().map(|lease| (id, lease.holder));
     let named: Vec<_> = named.into_iter().collect();
-    let mut locked = Locked::read(db, &[id], &named).await?;
+    let mut locked = Locked::read(db, &[id], &named, Busy::Wait).await?;
     let now_ms = locked.now_ms;
     let Some(account) = locked.accounts.get_mut(&id) else {
         return Ok(CloseBegun::NotFound);

@@ -1,44 +1,80 @@
 //! Leases: what filters report, and what ends by itself.
 
+use std::collections::BTreeSet;
+
 use deadpool_postgres::GenericClient;
 use protocol::hash::PaymentHash;
-use protocol::lease::Report;
+use protocol::lease::{Answer, Report};
 
-use super::accounts::Locked;
+use super::accounts::{Busy, Locked};
 use super::columns::{array, signed};
-use super::{NOW_MS, Result, now_ms};
+use super::{NOW_MS, Result};
 use crate::domain::lease::{self, Times};
-use crate::domain::session::{ReportedLeases, SessionState, Stopped, SweptLeases};
+use crate::domain::session::{SessionState, Stopped, SweptLeases};
 
-/// When nobody swept for so long, nobody could hear reports either.
-const DEAF_MS: i64 = 2_000;
+/// When nobody swept for so long, nobody could hear reports either. Longer than one call may take,
+/// so that a sweep that fails is no silence; with the time for which leases are valid it stays below
+/// the time after which they end.
+const DEAF_MS: i64 = 3_000;
 /// Sweeps that follow each other faster leave no trace of their own.
 const HEARD_EVERY_MS: i64 = 500;
 
-/// All of them in one transaction: it is one wait for the disk, whatever is in it.
+/// What a batch of reports led to as far as nobody else had their accounts.
+#[derive(Default)]
+pub(in super::super) struct Heard {
+    /// The answers, each with the place of its report.
+    pub(in super::super) answers: Vec<(usize, Answer)>,
+    /// Places of reports on accounts that another transaction has.
+    pub(in super::super) busy: Vec<usize>,
+    pub(in super::super) lost_units: u64,
+    pub(in super::super) settled: Vec<PaymentHash>,
+}
+
+/// The reports at `places`, in one transaction: it is one wait for the disk, whatever is in it.
+/// Several accounts do not wait for one that another transaction has: that one is left out. A
+/// single one is waited for.
 pub(in super::super) async fn report_leases(
     db: &impl GenericClient,
     reports: &[Report],
-) -> Result<ReportedLeases> {
+    places: &[usize],
+) -> Result<Heard> {
+    let reports = places
+        .iter()
+        .filter_map(|place| Some((*place, reports.get(*place)?)));
+    let reports: Vec<_> = reports.collect();
     let named = reports
         .iter()
-        .map(|report| (PaymentHash(report.account.0), report.holder));
+        .map(|(_, report)| (PaymentHash(report.account.0), report.holder));
     let named: Vec<_> = named.collect();
-    let ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
-    let mut locked = Locked::read(db, &ids, &named).await?;
+    let mut ids: Vec<_> = named.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let busy = match ids.len() {
+        0 | 1 => Busy::Wait,
+        _ => Busy::Skip,
+    };
+    let mut locked = Locked::read(db, &ids, &named, busy).await?;
+    ids.retain(|id| !locked.accounts.contains_key(id));
+    let busy = match busy {
+        Busy::Skip if !ids.is_empty() => there(db, &ids).await?,
+        _ => BTreeSet::new(),
+    };
     let now_ms = locked.now_ms;
-    let mut all = ReportedLeases::default();
-    for report in reports {
+    let mut all = Heard::default();
+    for (place, report) in reports {
         let id = PaymentHash(report.account.0);
         let Some(opened) = locked.accounts.get_mut(&id) else {
-            all.answers.push(lease::unknown(report));
+            match busy.contains(&id) {
+                true => all.busy.push(place),
+                false => all.answers.push((place, lease::unknown(report))),
+            }
             continue;
         };
         let reported = opened.account.report(report, now_ms);
         if opened.state == SessionState::Open {
             opened.active_ms = Some(now_ms);
         }
-        all.answers.push(reported.answer);
+        all.answers.push((place, reported.answer));
         all.lost_units = all.lost_units.saturating_add(reported.lost_units);
         if opened.settle() {
             all.settled.push(id);
@@ -48,29 +84,33 @@ pub(in super::super) async fn report_leases(
     Ok(all)
 }
 
-/// Sessions and leases are heard of anew, if no sidecar has swept of late: then none could hear
-/// them.
-pub(in super::super) async fn begin_serving(db: &impl GenericClient) -> Result<()> {
-    let lock = db
-        .prepare_cached("SELECT heard_ms FROM hearing FOR UPDATE")
+/// Those of these accounts that exist, whoever has them.
+async fn there(db: &impl GenericClient, ids: &[PaymentHash]) -> Result<BTreeSet<PaymentHash>> {
+    let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
+    let query = db
+        .prepare_cached("SELECT session_id FROM sessions WHERE session_id = ANY($1)")
         .await?;
-    let heard_ms: i64 = db.query_one(&lock, &[]).await?.try_get(0)?;
-    let now = signed(now_ms(db).await?);
-    if now.saturating_sub(heard_ms) >= DEAF_MS {
-        for hear in [
-            "UPDATE sessions SET active_ms = $1 WHERE session_id IN (
-                SELECT session_id FROM sessions WHERE state = 'open' AND active_ms < $1
-                ORDER BY session_id FOR UPDATE)",
-            "UPDATE lease_holders SET seen_ms = $1 WHERE is_live AND seen_ms < $1",
-        ] {
-            let hear = db.prepare_cached(hear).await?;
-            db.execute(&hear, &[&now]).await?;
-        }
-    }
+    let rows = db.query(&query, &[&ids]).await?;
+    rows.iter()
+        .map(|row| Ok(PaymentHash(array(row, 0)?)))
+        .collect()
+}
+
+/// From now on reports are heard. When none could be for a while, whatever was heard of earlier
+/// counts as heard of now: one row says so for all, however many there are. The same when the
+/// clock was set, forward or back: what it showed before cannot be compared.
+pub(in super::super) async fn hear(db: &impl GenericClient) -> Result<()> {
     let note = db
-        .prepare_cached("UPDATE hearing SET heard_ms = $1")
+        .prepare_cached(&format!(
+            "UPDATE hearing
+             SET heard_ms = now.ms,
+                 serving_since_ms = CASE WHEN abs(now.ms - heard_ms) >= $1 THEN now.ms
+                                         ELSE serving_since_ms END
+             FROM (SELECT {NOW_MS} AS ms) AS now
+             WHERE abs(now.ms - heard_ms) > $2"
+        ))
         .await?;
-    db.execute(&note, &[&now]).await?;
+    db.execute(&note, &[&DEAF_MS, &HEARD_EVERY_MS]).await?;
     Ok(())
 }
 
@@ -79,18 +119,13 @@ pub(in super::super) async fn sweep_leases(
     times: &Times,
     limit: u32,
 ) -> Result<SweptLeases> {
-    let note = db
-        .prepare_cached(&format!(
-            "UPDATE hearing SET heard_ms = {NOW_MS} WHERE heard_ms < {NOW_MS} - $1"
-        ))
-        .await?;
-    db.execute(&note, &[&HEARD_EVERY_MS]).await?;
     let mut swept = SweptLeases::default();
     let ids = silent(db, times, limit).await?;
     if !ids.is_empty() {
-        let mut locked = Locked::read(db, &ids, &[]).await?;
+        // Who has one of them is hearing of it; it comes again if it stays silent.
+        let mut locked = Locked::read(db, &ids, &[], Busy::Skip).await?;
         let now_ms = locked.now_ms;
-        swept.sessions = ids.len();
+        swept.sessions = locked.accounts.len();
         for (id, opened) in &mut locked.accounts {
             let reclaimed = opened.account.sweep(times, now_ms);
             swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
@@ -111,8 +146,13 @@ async fn silent(db: &impl GenericClient, times: &Times, limit: u32) -> Result<Ve
         .prepare_cached(&format!(
             "SELECT h.session_id FROM lease_holders AS h JOIN sessions AS s USING (session_id)
              WHERE h.is_live AND h.seen_ms <= (SELECT {NOW_MS}) - least($1::bigint, $2::bigint)
-                   AND h.seen_ms <= (SELECT {NOW_MS})
-                                    - CASE s.state WHEN 'open' THEN $1 ELSE $2 END
+                   AND greatest(h.seen_ms, (SELECT serving_since_ms FROM hearing))
+                       <= (SELECT {NOW_MS}) - CASE s.state WHEN 'open' THEN $1 ELSE $2 END
+             UNION
+             SELECT h.session_id FROM lease_holders AS h JOIN sessions AS s USING (session_id)
+             WHERE h.is_live AND h.seen_ms > (SELECT {NOW_MS})
+                   AND (SELECT serving_since_ms FROM hearing)
+                       <= (SELECT {NOW_MS}) - CASE s.state WHEN 'open' THEN $1 ELSE $2 END
              UNION
              SELECT s.session_id FROM sessions AS s
              WHERE s.state = 'closing' AND NOT EXISTS (
@@ -158,6 +198,8 @@ pub(in super::super) async fn stop_unused(
         .prepare_cached(&format!(
             "SELECT session_id FROM sessions
              WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= (SELECT {NOW_MS})
+                   AND (SELECT serving_since_ms FROM hearing) + idle_timeout_seconds * 1000
+                       <= (SELECT {NOW_MS})
              UNION
              SELECT session_id FROM sessions
              WHERE state = 'open' AND close_by <= (SELECT {NOW_MS}) / 1000
@@ -170,13 +212,15 @@ pub(in super::super) async fn stop_unused(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut locked = Locked::read(db, &ids, &[]).await?;
+    let mut locked = Locked::read(db, &ids, &[], Busy::Skip).await?;
     // Looked at again: it may have been used while its lock was waited for.
     let query = db
         .prepare_cached(
-            "SELECT session_id, active_ms + idle_timeout_seconds * 1000 <= $2 FROM sessions
-             WHERE session_id = ANY($1) AND state = 'open'
-                   AND (active_ms + idle_timeout_seconds * 1000 <= $2 OR close_by <= $2 / 1000)",
+            "SELECT session_id, is_idle FROM (
+                SELECT session_id, close_by, greatest(active_ms, serving_since_ms)
+                                             + idle_timeout_seconds * 1000 <= $2 AS is_idle
+                FROM sessions, hearing WHERE session_id = ANY($1) AND state = 'open') AS s
+             WHERE is_idle OR close_by <= $2 / 1000",
         )
         .await?;
     let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();

@@ -14,7 +14,7 @@ use super::{Lock, NOW_MS, Result, alone, now_ms};
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::refund::{RefundRow, RefundState};
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
@@ -224,17 +224,22 @@ pub(in super::super) async fn record_refund(
         Result::Ok(changed == 1)
     };
     match outcome {
-        RefundOutcome::Paid { fee } => {
+        RefundOutcome::Paid { sent, fee } => {
             let paid = db
                 .prepare_cached(&format!(
-                    "UPDATE refunds SET state = 'succeeded', fee_msat = $3, failure = NULL,
-                                        updated_ms = {NOW_MS}, worker = NULL,
+                    "UPDATE refunds SET state = 'succeeded', sent_sat = $3, fee_msat = $4,
+                                        fee_limit_msat = CASE state
+                                            WHEN 'failed' THEN greatest(fee_limit_msat, $4)
+                                            ELSE fee_limit_msat END,
+                                        failure = NULL, updated_ms = {NOW_MS}, worker = NULL,
                                         worked_until_ms = NULL
                      WHERE session_id = $1 AND return_hash = $2
-                       AND state IN ('pending', 'sending') AND sent_sat IS NOT NULL"
+                       AND (state = 'failed'
+                            OR state IN ('pending', 'sending') AND sent_sat IS NOT NULL)"
                 ))
                 .await?;
-            let changed = db.execute(&paid, &[&id, &hash, &signed(fee.get())]).await?;
+            let (sent, fee) = (signed(sent.get()), signed(fee.get()));
+            let changed = db.execute(&paid, &[&id, &hash, &sent, &fee]).await?;
             Ok(changed == 1)
         }
         RefundOutcome::Again { after, why } => {
@@ -254,18 +259,24 @@ pub(in super::super) async fn record_refund(
     }
 }
 
+/// Each kind by its own index, which holds no paid ones: those are all but all of them.
 pub(in super::super) async fn unpaid_refunds(
     db: &impl GenericClient,
     limit: u32,
 ) -> Result<Vec<RefundWork>> {
-    let query = db
-        .prepare_cached(&format!(
-            "{WORK} WHERE r.state <> 'succeeded'
-             ORDER BY r.state <> 'failed', r.created_ms LIMIT $1"
-        ))
-        .await?;
-    let rows = db.query(&query, &[&i64::from(limit)]).await?;
-    rows.iter().map(work).collect()
+    let mut all = Vec::new();
+    for which in ["= 'failed'", "IN ('pending', 'sending')"] {
+        let query = db
+            .prepare_cached(&format!(
+                "{WORK} WHERE r.state {which} ORDER BY r.created_ms LIMIT $1"
+            ))
+            .await?;
+        let rows = db.query(&query, &[&i64::from(limit)]).await?;
+        let works = rows.iter().map(work).collect::<Result<Vec<_>>>()?;
+        all.extend(works);
+    }
+    all.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(all)
 }
 
 pub(in super::super) async fn find_refund(
@@ -284,6 +295,7 @@ pub(in super::super) async fn find_refund(
 pub(in super::super) async fn replace_return_invoice(
     db: &impl GenericClient,
     id: PaymentHash,
+    old: PaymentHash,
     invoice: &ReturnInvoice,
 ) -> Result<Replaced> {
     alone(db, Lock::Returns).await?;
@@ -295,13 +307,17 @@ pub(in super::super) async fn replace_return_invoice(
         db.execute(&lock, &[&&id.0[..]]).await?;
     }
     let query = db
-        .prepare_cached("SELECT state FROM refunds WHERE session_id = $1")
+        .prepare_cached("SELECT state, return_hash FROM refunds WHERE session_id = $1")
         .await?;
-    let found = db.query_opt(&query, &[&&id.0[..]]).await?;
-    match found.map(|row| state(&row, 0)).transpose()? {
-        None => return Ok(Replaced::NotFound),
-        Some(RefundState::Failed) => {}
-        Some(other) => return Ok(Replaced::NotFailed(other)),
+    let Some(found) = db.query_opt(&query, &[&&id.0[..]]).await? else {
+        return Ok(Replaced::NotFound);
+    };
+    match state(&found, 0)? {
+        RefundState::Failed => {}
+        other => return Ok(Replaced::NotFailed(other)),
+    }
+    if PaymentHash(array(&found, 1)?) != old {
+        return Ok(Replaced::OtherInvoice);
     }
     let (text, hash) = (invoice.text.as_str(), &invoice.payment_hash.0[..]);
     let query = db
@@ -333,6 +349,50 @@ pub(in super::super) async fn replace_return_invoice(
     Ok(Replaced::Replaced)
 }
 
+/// The session goes with it: the books say that both are of one node.
+pub(in super::super) async fn move_refund(
+    db: &impl GenericClient,
+    id: PaymentHash,
+    to: NodeId,
+) -> Result<Moved> {
+    let lock = db
+        .prepare_cached("SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE")
+        .await?;
+    db.execute(&lock, &[&&id.0[..]]).await?;
+    let query = db
+        .prepare_cached(&format!(
+            "SELECT state, node = $2, sent_ms IS NOT NULL OR sent_sat IS NOT NULL,
+                    coalesce(worked_until_ms > {NOW_MS}, false)
+             FROM refunds WHERE session_id = $1 FOR UPDATE"
+        ))
+        .await?;
+    let found = db.query_opt(&query, &[&&id.0[..], &&to.0[..]]).await?;
+    let Some(row) = found else {
+        return Ok(Moved::NotFound);
+    };
+    match state(&row, 0)? {
+        RefundState::Pending => {}
+        other => return Ok(Moved::NotPending(other)),
+    }
+    for (column, why) in [(1, Moved::Same), (2, Moved::WasSent), (3, Moved::Taken)] {
+        if row.try_get(column)? {
+            return Ok(why);
+        }
+    }
+    for change in [
+        "UPDATE sessions SET node = $2 WHERE session_id = $1".to_owned(),
+        format!(
+            "UPDATE refunds SET node = $2, worker = NULL, worked_until_ms = NULL, due_ms = 0,
+                                updated_ms = {NOW_MS}
+             WHERE session_id = $1"
+        ),
+    ] {
+        let change = db.prepare_cached(&change).await?;
+        db.execute(&change, &[&&id.0[..], &&to.0[..]]).await?;
+    }
+    Ok(Moved::Moved)
+}
+
 pub(in super::super) async fn refunds_under_way(
     db: &impl GenericClient,
     node: NodeId,
@@ -343,25 +403,31 @@ pub(in super::super) async fn refunds_under_way(
     unsigned(&db.query_one(&query, &[&&node.0[..]]).await?, 0)
 }
 
+/// $1 node. As [`unpaid_refunds`].
+pub(in super::super) const COUNTS: &str =
+    "SELECT open.pending, open.sending, failed.count, open.oldest, open.others + failed.others
+     FROM (SELECT count(*) FILTER (WHERE node = $1 AND state = 'pending') AS pending,
+                  count(*) FILTER (WHERE node = $1 AND state = 'sending') AS sending,
+                  min(created_ms) FILTER (WHERE node = $1) AS oldest,
+                  count(*) FILTER (WHERE node <> $1) AS others
+           FROM refunds WHERE state IN ('pending', 'sending')) AS open,
+          (SELECT count(*) FILTER (WHERE node = $1) AS count,
+                  count(*) FILTER (WHERE node <> $1) AS others
+           FROM refunds WHERE state = 'failed') AS failed";
+
 pub(in super::super) async fn refund_counts(
     db: &impl GenericClient,
     node: NodeId,
 ) -> Result<RefundCounts> {
-    let query = db
-        .prepare_cached(&format!(
-            "SELECT count(*) FILTER (WHERE state = 'pending'),
-                    count(*) FILTER (WHERE state = 'sending'),
-                    count(*) FILTER (WHERE state = 'failed'),
-                    greatest({NOW_MS} - coalesce(min(created_ms) FILTER (WHERE state <> 'failed'),
-                                                 {NOW_MS}), 0)
-             FROM refunds WHERE node = $1 AND state IN ('pending', 'sending', 'failed')"
-        ))
-        .await?;
+    let now = now_ms(db).await?;
+    let query = db.prepare_cached(COUNTS).await?;
     let row = db.query_one(&query, &[&&node.0[..]]).await?;
+    let oldest: Option<i64> = row.try_get(3)?;
     Ok(RefundCounts {
         pending: unsigned(&row, 0)?,
         sending: unsigned(&row, 1)?,
         failed: unsigned(&row, 2)?,
-        oldest_ms: unsigned(&row, 3)?,
+        oldest_ms: oldest.map_or(0, |oldest| now.saturating_sub(oldest.unsigned_abs())),
+        elsewhere: unsigned(&row, 4)?,
     })
 }

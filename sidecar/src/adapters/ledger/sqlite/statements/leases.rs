@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::Result;
 use super::columns::{session_state, signed, unsigned};
 use crate::adapters::ledger::sqlite::clock::Now;
+use crate::domain::hearing::Hearing;
 use crate::domain::lease::{self, Account, Holder, Reported, Times};
 use crate::domain::session::{ReportedLeases, SessionState, SweptLeases};
 
@@ -89,6 +90,16 @@ impl Opened {
             read: account.clone(),
             account,
             active_ms: None,
+        }
+    }
+
+    /// Live leases count as heard of when somebody could hear them, not before.
+    fn hear_of_live(&mut self, hearing: Hearing) {
+        for (id, holder) in &mut self.account.holders {
+            if holder.is_live {
+                holder.seen_ms = hearing.heard(holder.seen_ms);
+                self.read.holders.insert(*id, *holder);
+            }
         }
     }
 
@@ -216,11 +227,19 @@ pub(in super::super) fn sweep_leases(
     now: Now,
 ) -> Result<SweptLeases> {
     let mut swept = SweptLeases::default();
+    let since: i64 = db
+        .prepare_cached("SELECT serving_since_ms FROM hearing")?
+        .query_row([], |row| row.get(0))?;
+    let hearing = Hearing {
+        now_ms: now.steady_ms,
+        since_ms: since.unsigned_abs(),
+    };
     for id in silent(db, times, limit, now)? {
         let Some(mut opened) = Opened::read(db, id, None)? else {
             continue;
         };
         swept.sessions += 1;
+        opened.hear_of_live(hearing);
         let reclaimed = opened.account.sweep(times, now.steady_ms);
         swept.reclaimed = swept.reclaimed.saturating_add(reclaimed);
         if opened.write(db, now)? {
@@ -238,9 +257,10 @@ fn silent(db: &Connection, times: &Times, limit: u32, now: Now) -> Result<Vec<Pa
     let (reclaim, closing) = (before(times.reclaim_ms), before(times.closing_ms));
     let found = db
         .prepare_cached(
-            "SELECT h.session_id FROM lease_holders h JOIN sessions s USING (session_id)
+            "SELECT h.session_id FROM lease_holders h JOIN sessions s USING (session_id), hearing
              WHERE h.is_live = 1 AND h.seen_ms <= ?3
-                   AND h.seen_ms <= CASE s.state WHEN 'open' THEN ?1 ELSE ?2 END
+                   AND max(h.seen_ms, serving_since_ms)
+                       <= CASE s.state WHEN 'open' THEN ?1 ELSE ?2 END
              UNION
              SELECT s.session_id FROM sessions s
              WHERE s.state = 'closing' AND NOT EXISTS (

@@ -17,17 +17,16 @@ use crate::domain::session::{
 };
 
 /// Sessions and leases are heard of anew: this file is served by one process, and while that was
-/// down nobody could hear them.
+/// down nobody could hear them. One row says so for all. Before the machine's clock was set back,
+/// moments were noted that are still to come; those are few or none.
 pub(in super::super) fn begin_serving(db: &Connection, now: Now) -> Result<()> {
-    let now = signed(now.steady_ms);
-    db.execute(
-        "UPDATE sessions SET active_ms = ?1 WHERE state = 'open'",
-        [now],
-    )?;
-    db.execute(
-        "UPDATE lease_holders SET seen_ms = ?1 WHERE is_live = 1",
-        [now],
-    )?;
+    for hear in [
+        "UPDATE hearing SET serving_since_ms = ?1",
+        "UPDATE sessions SET active_ms = ?1 WHERE state = 'open' AND active_ms > ?1",
+        "UPDATE lease_holders SET seen_ms = ?1 WHERE is_live = 1 AND seen_ms > ?1",
+    ] {
+        db.prepare_cached(hear)?.execute([signed(now.steady_ms)])?;
+    }
     Ok(())
 }
 
@@ -225,12 +224,13 @@ fn state(db: &Connection, id: PaymentHash) -> Result<Option<SessionState>> {
 pub(in super::super) fn stop_unused(db: &Connection, limit: u32, now: Now) -> Result<Vec<Stopped>> {
     let stopped: Vec<Stopped> = db
         .prepare_cached(
-            "SELECT session_id, 1 FROM sessions
+            "SELECT session_id, 1 FROM sessions, hearing
              WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= ?1
+                   AND serving_since_ms + idle_timeout_seconds * 1000 <= ?1
              UNION
-             SELECT session_id, 0 FROM sessions
+             SELECT session_id, 0 FROM sessions, hearing
              WHERE state = 'open' AND close_by <= ?2
-                   AND active_ms + idle_timeout_seconds * 1000 > ?1
+                   AND max(active_ms, serving_since_ms) + idle_timeout_seconds * 1000 > ?1
              LIMIT ?3",
         )?
         .query_map(
