@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Report};
+use protocol::lease::{AccountId, AccountState, Answer, HolderId, MAX_REPORTS, Report, VALID_MS};
 
 /// Holders that have ended and may still give something back, at most.
 const MOST_ENDED: usize = 4_096;
@@ -37,7 +37,7 @@ pub struct Times {
 impl Default for Times {
     fn default() -> Self {
         Self {
-            valid_ms: 5_000,
+            valid_ms: VALID_MS,
             idle_ms: 2_000,
         }
     }

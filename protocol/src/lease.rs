@@ -13,6 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::encoding::{DecodeError, hex_decode, hex_encode};
 
+/// VALID, milliseconds: a filter spends from a lease for so long after it sent the request for the
+/// newest answer (L4). The ledger waits for longer before it takes a lease back.
+pub const VALID_MS: u64 = 5_000;
+
 macro_rules! hex_id {
     ($(#[doc = $doc:literal])+ $name:ident, $length:literal) => {
         $(#[doc = $doc])+

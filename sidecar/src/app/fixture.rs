@@ -48,6 +48,7 @@ pub(crate) const OFFERS: OffersConfig = OffersConfig {
 const FILTERS: FiltersConfig = FiltersConfig {
     revocation_poll: Duration::from_millis(500),
     live_window: Duration::from_secs(30),
+    reclaim_after: Duration::from_secs(8),
 };
 
 pub(crate) const REFUNDS: RefundsConfig = RefundsConfig {

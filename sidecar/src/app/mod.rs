@@ -163,7 +163,10 @@ impl<L: Ledger, N: Lightning> App<L, N> {
         );
         let leases = Arc::new(Leases::new(
             Arc::clone(&ledger),
-            Times::default(),
+            Times {
+                reclaim_ms: u64::try_from(filters.reclaim_after.as_millis()).unwrap_or(u64::MAX),
+                ..Times::default()
+            },
             Arc::clone(&metrics),
         ));
         let refunder = Arc::new(Refunder::new(RefunderParts {

@@ -171,6 +171,8 @@ pub struct FiltersConfig {
     pub revocation_poll: Duration,
     /// A filter that polled within this time is live.
     pub live_window: Duration,
+    /// RECLAIM: a filter of which nothing was heard for so long loses its leases.
+    pub reclaim_after: Duration,
 }
 
 /// Settings of refunds.

@@ -40,6 +40,7 @@ const FROM_ENVIRONMENT: &[&str] = &[
     "offers.poolMax",
     "filters.revocationPoll",
     "filters.liveWindow",
+    "filters.reclaimAfter",
     "refunds.feeLimitPercent",
     "refunds.feeLimitMinSats",
     "refunds.cltvLimit",

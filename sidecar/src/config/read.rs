@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::amount::Sat;
+use protocol::lease::VALID_MS;
 
 use super::section::Section;
 use super::{
@@ -17,6 +18,12 @@ use crate::domain::payout::{FeeTerms, RefundCaps};
 /// A filter takes keys younger than 10 s for all there are. A key must not be issued with before
 /// the keys of every filter that lacks it are older than that.
 const LEAST_LIVE_WINDOW: Duration = Duration::from_secs(15);
+
+/// RECLAIM of spec/lease, unless it is set.
+const RECLAIM: Duration = Duration::from_secs(8);
+/// VALID, and two seconds for what is between a look at the clock and the spending, and for clocks
+/// that do not go at the same speed.
+const LEAST_RECLAIM: Duration = Duration::from_millis(VALID_MS + 2_000);
 
 pub(super) fn everything(
     mut root: Section,
@@ -309,7 +316,23 @@ fn filters(mut section: Section) -> FiltersConfig {
             Duration::from_millis(50),
         ),
         live_window: duration_setting(&mut section, "liveWindow", Duration::from_secs(30)),
+        reclaim_after: duration_setting(&mut section, "reclaimAfter", RECLAIM),
     };
+    if config.reclaim_after < LEAST_RECLAIM {
+        section.problem(
+            "reclaimAfter",
+            format!(
+                "must be at least {LEAST_RECLAIM:?}: a filter spends for {VALID_MS} ms after it asked, \
+                 and what it had would be sold twice"
+            ),
+        );
+    }
+    if config.reclaim_after > Duration::from_secs(60) {
+        section.problem(
+            "reclaimAfter",
+            "must not be more than 1m: for so long buyers do without what a filter had that died",
+        );
+    }
     if config.live_window < LEAST_LIVE_WINDOW {
         section.problem(
             "liveWindow",

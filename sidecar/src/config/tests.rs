@@ -122,6 +122,20 @@ fn a_live_window_shorter_than_the_keys_of_a_filter_are_trusted_is_refused() {
 }
 
 #[test]
+fn leases_are_not_taken_back_while_filters_spend_from_them() {
+    let with = |after: &str| format!("{SMALLEST}filters: {{ reclaimAfter: {after} }}\n");
+    for after in ["1s", "5s", "6999ms"] {
+        let found = errors(&with(after));
+        assert!(
+            found[0].starts_with("filters.reclaimAfter: must be at least 7s: a filter spends"),
+            "{found:?}"
+        );
+    }
+    assert!(errors(&with("61s"))[0].contains("not be more than 1m"));
+    assert!(load(&sources(&with("7s")), environment(&[])).is_ok());
+}
+
+#[test]
 fn flags_go_over_the_environment_and_that_over_the_file() {
     let file = format!("{SMALLEST}offers: {{ burst: 1, perSecond: 1, poolMax: 1 }}\n");
     let variables = [
@@ -327,7 +341,7 @@ fn the_schema_accepts_what_the_program_accepts() {
         tls: { certFile: c, keyFile: k }\ntokenFiles: [t]\nledger: { sqlite: { path: l } }\n\
         lightning: { dev: { listen: 127.0.0.1:3, network: regtest, invoiceDelay: 20ms } }\n\
         offers: { invoiceExpiry: 5m, burst: 7 }\n\
-        refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s }\ndrain: 1s\n\
+        refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s, reclaimAfter: 10s }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
     let database = "ledger: { autoMigrate: false, postgres: { url: 'postgres://u@localhost/b', \
         poolSize: 20, plainTcp: mesh } }\nlightning: { dev: { path: dev.db } }\n";

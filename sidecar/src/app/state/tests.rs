@@ -98,6 +98,7 @@ fn keeper(ledger: &Arc<SqliteLedger>, clock: &Arc<ManualClock>) -> StateKeeper<S
     let config = FiltersConfig {
         revocation_poll: Duration::from_millis(500),
         live_window: Duration::from_secs(WINDOW),
+        reclaim_after: Duration::from_secs(8),
     };
     let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
     let keys = MasterKeys::new(Vec::new(), None);
