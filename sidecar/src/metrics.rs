@@ -198,6 +198,7 @@ pub struct Metrics {
     pub refunds: Family<StateLabels, Gauge>,
     pub refunds_oldest: Gauge,
     pub refunds_held: Family<ReasonLabels, Gauge>,
+    pub refunds_elsewhere: Gauge,
     pub refunds_paid: Counter,
     pub refunds_paid_sat: Counter,
     pub refund_fees_msat: Counter,
@@ -249,6 +250,7 @@ impl Metrics {
             refunds: Family::default(),
             refunds_oldest: Gauge::default(),
             refunds_held: Family::default(),
+            refunds_elsewhere: Gauge::default(),
             refunds_paid: Counter::default(),
             refunds_paid_sat: Counter::default(),
             refund_fees_msat: Counter::default(),
@@ -394,6 +396,11 @@ impl Metrics {
             "refunds_held",
             "1 while refunds wait for this reason",
             self.refunds_held.clone(),
+        );
+        registry.register(
+            "refunds_elsewhere",
+            "Refunds that are not paid and that another node has to pay",
+            self.refunds_elsewhere.clone(),
         );
         registry.register("refunds_paid", "Refunds paid", self.refunds_paid.clone());
         registry.register(

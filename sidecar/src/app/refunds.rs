@@ -10,14 +10,14 @@ mod step;
 mod tests;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub use self::replace::{ReplaceError, replace};
+pub use self::replace::{ReplaceError, accept, replace, take_over};
 use super::endings::Endings;
 use super::node::Node;
 use crate::config::RefundsConfig;
@@ -118,6 +118,8 @@ struct Inner<L, N> {
     hold: Duration,
     /// Refunds that were taken to be sent and are not written as sending yet.
     starting: Arc<AtomicUsize>,
+    /// When it was last said that there are refunds of another node.
+    told_elsewhere: Mutex<Option<Instant>>,
 }
 
 /// What a worker needs.
@@ -152,6 +154,7 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
             me: parts.worker,
             hold: HOLD,
             starting: Arc::default(),
+            told_elsewhere: Mutex::default(),
         }))
     }
 
@@ -267,6 +270,12 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             }
         };
         self.show(&counts);
+        if counts.elsewhere > 0 && self.may_tell_elsewhere() {
+            tracing::error!(
+                refunds = counts.elsewhere,
+                "REFUNDS OF ANOTHER NODE: only that node pays them (`boltgate refunds list`)"
+            );
+        }
         let is_full = counts.sending >= u64::from(self.config.caps.in_flight);
         let full = (is_full && counts.pending > 0).then(|| Held::at(Cap::InFlight, full_before));
         for cap in Cap::ALL {
@@ -279,6 +288,17 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             gauge.set(i64::from(is_held));
         }
         full
+    }
+
+    /// Once a minute is enough.
+    fn may_tell_elsewhere(&self) -> bool {
+        let now = Instant::now();
+        let mut told = (self.told_elsewhere.lock()).unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|at| now.duration_since(at) >= TELL_EVERY);
+        if may {
+            *told = Some(now);
+        }
+        may
     }
 
     fn show(&self, counts: &RefundCounts) {
@@ -297,5 +317,7 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         self.metrics
             .refunds_oldest
             .set(i64::try_from(oldest).unwrap_or(i64::MAX));
+        let elsewhere = i64::try_from(counts.elsewhere).unwrap_or(i64::MAX);
+        self.metrics.refunds_elsewhere.set(elsewhere);
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use protocol::encoding::hex_encode;
 use protocol::hash::PaymentHash;
 
 use super::manage::{open, report};
@@ -13,9 +14,9 @@ use crate::adapters::ledger::AnyLedger;
 use crate::adapters::lightning::dev::DevNode;
 use crate::adapters::lightning::lnd::LndNode;
 use crate::adapters::system::{SystemClock, SystemRandom};
-use crate::app::refunds::replace;
+use crate::app::refunds::{accept, replace, take_over};
 use crate::config::{Config, LightningConfig};
-use crate::domain::payout::RefundWork;
+use crate::domain::payout::{RefundWork, WorkerId};
 use crate::domain::ports::{Clock, Ledger as _, Lightning, RefundLedger as _};
 
 /// Most lines of a list.
@@ -40,6 +41,29 @@ pub(super) enum RefundsCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
+    /// Let this configuration's node pay a refund of another node, to which it was never handed.
+    TakeOver {
+        /// The session, 64 hexadecimal digits, as `refunds list` shows it.
+        #[arg(long, value_name = "HEX")]
+        session: PaymentHash,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Take what the node has paid to the invoice of a failed refund for the refund.
+    Accept {
+        /// The session, 64 hexadecimal digits, as `refunds list` shows it.
+        #[arg(long, value_name = "HEX")]
+        session: PaymentHash,
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+}
+
+/// What is to be done about one refund.
+enum Wish<'a> {
+    Pay(&'a str),
+    TakeOver,
+    Accept,
 }
 
 pub(super) async fn execute(command: RefundsCommand) -> ExitCode {
@@ -53,7 +77,19 @@ pub(super) async fn execute(command: RefundsCommand) -> ExitCode {
             config,
         } => {
             with_config(&config, async |config| {
-                report(pay(&config, session, invoice.trim()).await)
+                report(fulfil(&config, session, Wish::Pay(invoice.trim())).await)
+            })
+            .await
+        }
+        RefundsCommand::TakeOver { session, config } => {
+            with_config(&config, async |config| {
+                report(fulfil(&config, session, Wish::TakeOver).await)
+            })
+            .await
+        }
+        RefundsCommand::Accept { session, config } => {
+            with_config(&config, async |config| {
+                report(fulfil(&config, session, Wish::Accept).await)
             })
             .await
         }
@@ -70,8 +106,8 @@ async fn list(config: &Config) -> Result<String, String> {
     }
     let now = SystemClock::new().unix_millis();
     let mut lines = vec![format!(
-        "{:<64} {:>9} {:>12} {:>8} {:>8}  reason",
-        "session", "state", "sats", "age", "attempts"
+        "{:<64} {:>9} {:>12} {:>8} {:>8} {:>12}  reason",
+        "session", "state", "sats", "age", "attempts", "node"
     )];
     lines.extend(refunds.iter().map(|work| line(work, now)));
     Ok(lines.join("\n"))
@@ -80,12 +116,13 @@ async fn list(config: &Config) -> Result<String, String> {
 fn line(work: &RefundWork, now: u64) -> String {
     let refund = &work.refund;
     format!(
-        "{} {:>9} {:>12} {:>8} {:>8}  {}",
+        "{} {:>9} {:>12} {:>8} {:>8} {:.12}  {}",
         refund.session_id,
         refund.state.as_str(),
         refund.amount.get(),
         age(now.saturating_sub(refund.created_ms) / 1_000),
         refund.attempts,
+        hex_encode(&refund.node.0),
         refund.failure.as_deref().unwrap_or("-"),
     )
 }
@@ -100,10 +137,10 @@ fn age(seconds: u64) -> String {
     }
 }
 
-async fn pay(config: &Config, session: PaymentHash, invoice: &str) -> Result<String, String> {
+async fn fulfil(config: &Config, session: PaymentHash, wish: Wish<'_>) -> Result<String, String> {
     let ledger = open(config).await?;
     let clock = Arc::new(SystemClock::new());
-    let paid = match config.lightning.clone() {
+    let done = match config.lightning.clone() {
         LightningConfig::Dev {
             path,
             invoice_delay,
@@ -111,30 +148,46 @@ async fn pay(config: &Config, session: PaymentHash, invoice: &str) -> Result<Str
         } => {
             let node = DevNode::open(&path, invoice_delay, clock, Arc::new(SystemRandom));
             let node = node.map_err(|error| error.to_string())?;
-            pay_by(&ledger, &node, session, invoice).await
+            fulfil_by(&ledger, &node, session, wish).await
         }
         LightningConfig::Lnd(settings) => {
             let node = LndNode::new(settings, clock).map_err(|error| error.to_string())?;
-            pay_by(&ledger, &node, session, invoice).await
+            fulfil_by(&ledger, &node, session, wish).await
         }
     };
     ledger.close().await;
-    paid
+    done
 }
 
-async fn pay_by<N: Lightning>(
+async fn fulfil_by<N: Lightning>(
     ledger: &AnyLedger,
     node: &N,
     session: PaymentHash,
-    invoice: &str,
+    wish: Wish<'_>,
 ) -> Result<String, String> {
-    let now = SystemClock::new().now();
-    let work = replace(ledger, node, session, invoice, now).await;
-    let work = work.map_err(|error| error.to_string())?;
-    Ok(format!(
-        "the refund of {} satoshi is due again; the running sidecar pays it within seconds",
-        work.refund.amount
-    ))
+    let said = match wish {
+        Wish::Pay(invoice) => {
+            let now = SystemClock::new().now();
+            replace(ledger, node, session, invoice, now)
+                .await
+                .map(|work| due(&work, "is due again"))
+        }
+        Wish::TakeOver => take_over(ledger, node, session)
+            .await
+            .map(|work| due(&work, "is of this node now")),
+        Wish::Accept => {
+            let me = WorkerId::random(&SystemRandom).map_err(|error| error.to_string())?;
+            accept(ledger, node, session, me)
+                .await
+                .map(|sent| format!("the refund is paid: {sent} satoshi"))
+        }
+    };
+    said.map_err(|error| error.to_string())
+}
+
+fn due(work: &RefundWork, what: &str) -> String {
+    let amount = work.refund.amount;
+    format!("the refund of {amount} satoshi {what}; the running sidecar pays it within seconds")
 }
 
 #[cfg(test)]

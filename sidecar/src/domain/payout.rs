@@ -130,6 +130,8 @@ pub enum Sending {
 pub enum RefundOutcome {
     /// The buyer has it, for this fee.
     Paid {
+        /// What the buyer got, as the node says.
+        sent: Sat,
         /// What routing cost.
         fee: Msat,
     },
@@ -163,6 +165,25 @@ pub enum Replaced {
     NotFailed(RefundState),
     /// The invoice belongs to another session.
     InvoiceUsed,
+    /// Meanwhile it got another invoice than the one that was asked about.
+    OtherInvoice,
+}
+
+/// What became of a wish to let another node pay a refund.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Moved {
+    /// The other node pays it.
+    Moved,
+    /// No such refund.
+    NotFound,
+    /// It is this node's already.
+    Same,
+    /// It is in this state.
+    NotPending(RefundState),
+    /// It was handed to its node before, which alone can say what became of that.
+    WasSent,
+    /// A sidecar is about to hand it to its node.
+    Taken,
 }
 
 /// Refunds that are not paid.

@@ -21,7 +21,7 @@ use crate::domain::ledger::{
 };
 use crate::domain::offer::{OfferRow, Sale};
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::ports::{BooksLedger, Ledger, RefundLedger, SessionLedger};
 use crate::domain::return_invoice::ReturnInvoice;
@@ -343,10 +343,15 @@ impl RefundLedger for AnyLedger {
     async fn replace_return_invoice(
         &self,
         session_id: PaymentHash,
+        old: PaymentHash,
         invoice: ReturnInvoice,
     ) -> Result<Replaced, LedgerError> {
         either!(self, |ledger| ledger
-            .replace_return_invoice(session_id, invoice))
+            .replace_return_invoice(session_id, old, invoice))
+    }
+
+    async fn move_refund(&self, session_id: PaymentHash, to: NodeId) -> Result<Moved, LedgerError> {
+        either!(self, |ledger| ledger.move_refund(session_id, to))
     }
 
     async fn refunds_under_way(&self, node: NodeId) -> Result<u64, LedgerError> {

@@ -1,14 +1,16 @@
-//! Paying a failed refund to another invoice, as an operator asks for.
+//! What an operator asks for: paying a failed refund to another invoice, or by another node, and
+//! taking what the node has paid for the refund.
 
 use bitcoin::hashes::Hash as _;
 use lightning_invoice::Bolt11Invoice;
+use protocol::amount::{Msat, Sat};
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
 
 use crate::domain::invoice::{NodeId, PICO_BTC_PER_MSAT, expiry_of};
 use crate::domain::ledger::LedgerError;
 use crate::domain::payment::PaymentState;
-use crate::domain::payout::{RefundWork, Replaced};
+use crate::domain::payout::{Moved, RefundOutcome, RefundWork, Replaced, WorkerId};
 use crate::domain::ports::{Lightning, LightningError, RefundLedger};
 use crate::domain::refund::RefundState;
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
@@ -30,8 +32,23 @@ pub enum ReplaceError {
     #[error("the invoice {0}")]
     Invoice(&'static str),
     /// It would be paid twice.
-    #[error("the node has a payment to the old invoice that is not failed; nothing was changed")]
+    #[error("the node has a payment to the old invoice under way; nothing was changed")]
     MayBePaid,
+    /// It would be paid twice.
+    #[error(
+        "the node has paid {0} to the old invoice; nothing was changed; if that was for this \
+         refund, say so with `boltgate refunds accept`"
+    )]
+    WasPaid(Msat),
+    /// What the node paid can only be taken for the refund when it did.
+    #[error("the node has not paid the refund's invoice; nothing was changed")]
+    NotPaid,
+    /// Somebody else was faster.
+    #[error("the refund got another invoice meanwhile; nothing was changed")]
+    OtherInvoice,
+    /// Only what waits and was never sent can be paid by another node.
+    #[error("the refund cannot be given to another node: {0}")]
+    NotMoved(&'static str),
     /// Another node has the money.
     #[error("the refund is of another node than the one this configuration names")]
     OtherNode,
@@ -66,16 +83,79 @@ pub async fn replace<L: RefundLedger, N: Lightning>(
     }
     match node.track(work.refund.return_hash).await? {
         PaymentState::NotSent | PaymentState::Failed { .. } => {}
-        PaymentState::InFlight | PaymentState::Succeeded { .. } => {
-            return Err(ReplaceError::MayBePaid);
-        }
+        PaymentState::InFlight => return Err(ReplaceError::MayBePaid),
+        PaymentState::Succeeded { amount, .. } => return Err(ReplaceError::WasPaid(amount)),
     }
-    match ledger.replace_return_invoice(session_id, invoice).await? {
+    let asked_about = work.refund.return_hash;
+    let replaced = ledger.replace_return_invoice(session_id, asked_about, invoice);
+    match replaced.await? {
         Replaced::Replaced => Ok(work),
         Replaced::NotFound => Err(ReplaceError::NotFound),
         Replaced::NotFailed(state) => Err(ReplaceError::NotFailed(state)),
         Replaced::InvoiceUsed => Err(ReplaceError::Invoice("belongs to another session")),
+        Replaced::OtherInvoice => Err(ReplaceError::OtherInvoice),
     }
+}
+
+/// Takes what the node has paid to the invoice of a failed refund for the refund: what is more than
+/// it owes is the operator's. Gives what was paid.
+///
+/// # Errors
+/// Nothing was changed.
+pub async fn accept<L: RefundLedger, N: Lightning>(
+    ledger: &L,
+    node: &N,
+    session_id: PaymentHash,
+    worker: WorkerId,
+) -> Result<Sat, ReplaceError> {
+    let work = ledger.find_refund(session_id).await?;
+    let work = work.ok_or(ReplaceError::NotFound)?;
+    if work.refund.state != RefundState::Failed {
+        return Err(ReplaceError::NotFailed(work.refund.state));
+    }
+    if node.info().await?.id != work.refund.node {
+        return Err(ReplaceError::OtherNode);
+    }
+    let PaymentState::Succeeded { amount, fee } = node.track(work.refund.return_hash).await? else {
+        return Err(ReplaceError::NotPaid);
+    };
+    let sent = Sat::new(amount.to_sat_floor()).filter(|sent| *sent > Sat::ZERO);
+    let sent = sent.ok_or(ReplaceError::NotPaid)?.min(work.refund.amount);
+    let paid = RefundOutcome::Paid { sent, fee };
+    match ledger.record_refund(&work, worker, paid).await? {
+        true => Ok(sent),
+        false => Err(ReplaceError::OtherInvoice),
+    }
+}
+
+/// Lets `node` pay a refund that was never handed to the node that has the deposits.
+///
+/// # Errors
+/// Nothing was changed.
+pub async fn take_over<L: RefundLedger, N: Lightning>(
+    ledger: &L,
+    node: &N,
+    session_id: PaymentHash,
+) -> Result<RefundWork, ReplaceError> {
+    let work = ledger.find_refund(session_id).await?;
+    let work = work.ok_or(ReplaceError::NotFound)?;
+    let to = node.info().await?.id;
+    let invoice = work.refund.return_invoice.as_str().parse::<Bolt11Invoice>();
+    if invoice.is_ok_and(|invoice| NodeId(invoice.get_payee_pub_key().serialize()) == to) {
+        return Err(ReplaceError::NotMoved("its invoice is of this node"));
+    }
+    let why = match ledger.move_refund(session_id, to).await? {
+        Moved::Moved => return Ok(work),
+        Moved::NotFound => return Err(ReplaceError::NotFound),
+        Moved::Same => "it is of this node",
+        Moved::NotPending(RefundState::Pending) => "it waits",
+        Moved::NotPending(RefundState::Sending) => "its node was told to pay it",
+        Moved::NotPending(RefundState::Succeeded) => "it is paid",
+        Moved::NotPending(RefundState::Failed) => "it has failed, which its own node must confirm",
+        Moved::WasSent => "its node was told to pay it before",
+        Moved::Taken => "a sidecar works on it now",
+    };
+    Err(ReplaceError::NotMoved(why))
 }
 
 fn check(work: &RefundWork, bolt11: &str, now: UnixSeconds) -> Result<ReturnInvoice, &'static str> {

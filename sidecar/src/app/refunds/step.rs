@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use protocol::amount::Msat;
+use protocol::amount::{Msat, Sat};
 
 use super::{Cap, Done, HELD, Inner, Place};
 use crate::domain::invoice::expiry_of;
@@ -63,7 +63,7 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         match (state, work.refund.state) {
             (PaymentState::InFlight, _) => Ok(Some(self.still_under_way(work))),
             (PaymentState::Succeeded { amount, fee }, _) => {
-                Ok(Some(arrived(work.payout, amount, fee)))
+                Ok(Some(arrived(work.refund.amount, work.payout, amount, fee)))
             }
             (PaymentState::Failed { reason }, RefundState::Sending) => {
                 Ok(Some(self.not_paid(work.refund.attempts, reason)))
@@ -115,7 +115,7 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         };
         order.amount = payout.sent.to_msat();
         order.fee_limit = payout.fee_limit;
-        let asked = self.clock.monotonic();
+        let asked = (self.clock.monotonic(), self.clock.unix_millis());
         let begun = self
             .ledger
             .begin_sending(work, self.me, payout, self.config.caps)
@@ -133,8 +133,11 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             }
         }
         // A process that was stopped for so long may have been taken for dead, and another may
-        // have sent it and found that it failed.
-        if self.clock.monotonic().saturating_sub(asked) > self.hold / 2 {
+        // have sent it and found that it failed. While a machine is suspended only the wall clock
+        // goes on.
+        let passed = self.clock.monotonic().saturating_sub(asked.0);
+        let passed_ms = self.clock.unix_millis().saturating_sub(asked.1);
+        if passed.max(Duration::from_millis(passed_ms)) > self.hold / 2 {
             return Ok(Some(later(ASK_AGAIN)));
         }
         let answer = self.pay(work, order).await;
@@ -185,7 +188,9 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             }
         };
         Ok(match (answer, refusal) {
-            (PaymentState::Succeeded { amount, fee }, _) => arrived(Some(payout), amount, fee),
+            (PaymentState::Succeeded { amount, fee }, _) => {
+                arrived(work.refund.amount, Some(payout), amount, fee)
+            }
             (PaymentState::InFlight, _) | (PaymentState::NotSent, None) => later(ASK_AGAIN),
             (PaymentState::Failed { .. } | PaymentState::NotSent, Some(detail)) => {
                 let invoice = work.refund.return_invoice.as_str();
@@ -240,10 +245,12 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             }
         }
         match outcome {
-            RefundOutcome::Paid { fee } => {
+            RefundOutcome::Paid { sent, fee } => {
                 self.metrics.refunds_paid.inc();
                 self.metrics.refund_fees_msat.inc_by(fee.get());
-                self.tell_paid(work, fee).await;
+                self.metrics.refunds_paid_sat.inc_by(sent.get());
+                tracing::info!(%session, amount_sat = refund.amount.get(), sent_sat = sent.get(),
+                    fee_msat = fee.get(), "refund is paid");
                 self.endings.decided(session);
             }
             RefundOutcome::Failed { why } => {
@@ -258,29 +265,22 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
             RefundOutcome::Later { .. } => {}
         }
     }
-
-    async fn tell_paid(&self, work: &RefundWork, fee: Msat) {
-        let session = work.refund.session_id;
-        let written = self.ledger.find_refund(session).await.ok().flatten();
-        let sent = written
-            .and_then(|written| written.payout)
-            .map_or(0, |payout| payout.sent.get());
-        self.metrics.refunds_paid_sat.inc_by(sent);
-        tracing::info!(%session, amount_sat = work.refund.amount.get(), sent_sat = sent,
-            fee_msat = fee.get(), "refund is paid");
-    }
 }
 
 const fn held(cap: Cap) -> Step {
     (RefundOutcome::Later { after: HELD }, Done::Held(cap))
 }
 
-/// The node paid this hash; if not for us, somebody else made it do so.
-fn arrived(payout: Option<Payout>, amount: Msat, fee: Msat) -> Step {
-    match payout {
-        Some(payout) if payout.sent.to_msat() == amount => {
-            (RefundOutcome::Paid { fee }, Done::Seen)
-        }
+/// The node paid this hash; if not for us, somebody else made it do so. A worker that was taken for
+/// dead may have sent more than what was written last, up to all that is owed.
+fn arrived(owed: Sat, payout: Option<Payout>, amount: Msat, fee: Msat) -> Step {
+    let sent = Sat::new(amount.to_sat_floor());
+    let sent = sent.filter(|sent| {
+        let least = payout.map(|payout| payout.sent);
+        least.is_some_and(|least| least <= *sent) && *sent <= owed
+    });
+    match sent {
+        Some(sent) if sent.to_msat() == amount => (RefundOutcome::Paid { sent, fee }, Done::Seen),
         Some(_) | None => failed(format!(
             "the node paid {} msat to this invoice, and not for this refund",
             amount.get()

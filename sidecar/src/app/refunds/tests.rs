@@ -1,5 +1,3 @@
-use std::sync::Mutex;
-
 use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use tempfile::TempDir;
@@ -15,6 +13,7 @@ use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeInfo, NodeStatus,
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
+use crate::domain::payout::{Moved, RefundOutcome};
 use crate::domain::ports::{LightningError, RefundLedger as _};
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
 
@@ -248,4 +247,63 @@ async fn of_many_workers_one_pays() {
     let attempts: u32 = paid.lock().unwrap().iter().map(|seen| *seen.borrow()).sum();
     assert_eq!(attempts, 1);
     assert_eq!(world.dev.stats().unwrap().sent, 1);
+}
+
+#[tokio::test]
+async fn what_a_human_paid_to_a_failed_refunds_invoice_can_be_taken_for_it() {
+    let world = World::owing().await;
+    let node = world.dev.info().await.unwrap().id;
+    let me = WorkerId([9; 16]);
+    let (ledger, dev) = (&*world.ledger, &world.dev);
+    let work = ledger.take_refund(node, me, SHORT, false).await.unwrap();
+    let work = work.unwrap();
+    let failed = RefundOutcome::Failed { why: String::new() };
+    assert_eq!(ledger.record_refund(&work, me, failed).await, Ok(true));
+    let accepted = accept(ledger, dev, SESSION, me).await;
+    assert_eq!(accepted, Err(ReplaceError::NotPaid));
+    let by_hand = PaymentOrder {
+        bolt11: work.refund.return_invoice.as_str().to_owned(),
+        payment_hash: world.hash,
+        amount: Msat::new(850_000).unwrap(),
+        fee_limit: Msat::ZERO,
+        cltv_limit: 720,
+        timeout: SHORT,
+    };
+    Lightning::pay(dev, by_hand).await.unwrap();
+    let other = dev.wallet_invoice(&WalletInvoice::default()).unwrap();
+    let now = SystemClock::new().now();
+    let replaced = replace(ledger, dev, SESSION, &other.bolt11, now).await;
+    let paid = Msat::new(850_000).unwrap();
+    assert_eq!(replaced, Err(ReplaceError::WasPaid(paid)));
+    let accepted = accept(ledger, dev, SESSION, me).await;
+    assert_eq!(accepted.map(|sent| sent.get()), Ok(850));
+    assert_eq!(world.state().await, RefundState::Succeeded);
+    let again = accept(ledger, dev, SESSION, me).await;
+    assert_eq!(again, Err(ReplaceError::NotFailed(RefundState::Succeeded)));
+}
+
+#[tokio::test]
+async fn a_refund_of_a_node_that_has_gone_is_paid_by_the_one_that_takes_it_over() {
+    let world = World::owing().await;
+    let gone = NodeId([7; 33]);
+    let (ledger, dev) = (&*world.ledger, &world.dev);
+    let own = take_over(ledger, dev, SESSION).await;
+    assert!(matches!(own, Err(ReplaceError::NotMoved(_))), "{own:?}");
+    assert_eq!(ledger.move_refund(SESSION, gone).await, Ok(Moved::Moved));
+    let open = watch::Sender::new(true);
+    let (refunder, endings, _) = world.worker(&open);
+    let metrics = Arc::clone(&refunder.0.metrics);
+    let waiting = endings.wait_for(SESSION);
+    let running = run(refunder);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while metrics.refunds_elsewhere.get() != 1 {
+        assert!(Instant::now() < deadline, "never noticed");
+        tokio::time::sleep(SHORT / 10).await;
+    }
+    assert_eq!(world.state().await, RefundState::Pending);
+    let told = waiting.told();
+    take_over(ledger, dev, SESSION).await.unwrap();
+    told.await;
+    assert_eq!(world.state().await, RefundState::Succeeded);
+    running.abort();
 }

@@ -7,7 +7,7 @@ use protocol::hash::PaymentHash;
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::return_invoice::ReturnInvoice;
 
@@ -43,7 +43,7 @@ pub trait RefundLedger: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Sending, LedgerError>> + Send;
 
     /// Writes what became of it and lets go of it; `false` if that was no longer ours to say.
-    /// A payment that succeeded is a fact, whoever says it.
+    /// A payment that succeeded is a fact, whoever says it and whatever was thought before.
     fn record_refund(
         &self,
         work: &RefundWork,
@@ -63,12 +63,21 @@ pub trait RefundLedger: Send + Sync + 'static {
         session_id: PaymentHash,
     ) -> impl Future<Output = Result<Option<RefundWork>, LedgerError>> + Send;
 
-    /// Gives a failed refund another return invoice; it is paid as if it were new.
+    /// Gives a failed refund another return invoice instead of that of hash `old`, which was found
+    /// not to be paid; it is paid as if it were new.
     fn replace_return_invoice(
         &self,
         session_id: PaymentHash,
+        old: PaymentHash,
         invoice: ReturnInvoice,
     ) -> impl Future<Output = Result<Replaced, LedgerError>> + Send;
+
+    /// Lets node `to` pay a refund that was never handed to the node that has its deposits.
+    fn move_refund(
+        &self,
+        session_id: PaymentHash,
+        to: NodeId,
+    ) -> impl Future<Output = Result<Moved, LedgerError>> + Send;
 
     /// How many refunds of this node were handed to it and are not decided.
     fn refunds_under_way(
@@ -76,7 +85,7 @@ pub trait RefundLedger: Send + Sync + 'static {
         node: NodeId,
     ) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 
-    /// How many refunds of this node are not paid.
+    /// How many refunds of this node, and of others, are not paid.
     fn refund_counts(
         &self,
         node: NodeId,

@@ -54,7 +54,8 @@ async fn a_failed_refund_is_listed_and_paid_to_another_invoice() {
     };
     let words: Vec<_> = line(1).split_whitespace().collect();
     assert_eq!(words[1..3], ["failed", "900"]);
-    assert_eq!(words[4..], ["1", "no_route"]);
+    assert_eq!([words[4], words[6]], ["1", "no_route"]);
+    assert_eq!(words[5].len(), 12, "the node's name begins so");
     assert!(!listed.contains("lnbcrt"), "the invoices are the buyers'");
 
     shop.lnd.route(Routing::Arrive { fee_msat: 3 });

@@ -13,7 +13,7 @@ use super::session::{self, closed, hash, report, return_invoice, sat, say};
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::ports::Ledger;
 use crate::domain::refund::RefundState;
@@ -82,6 +82,9 @@ pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     fees_of_a_day_stay_within_the_budget(make().await).await;
     what_was_sent_is_taken_alone_on_request(make().await).await;
     a_failed_one_is_paid_to_another_invoice(make().await).await;
+    what_is_said_of_a_former_invoice_counts_no_more(make().await).await;
+    what_was_paid_after_all_is_written_with_what_was_sent(make().await).await;
+    what_was_never_sent_can_be_paid_by_another_node(make().await).await;
     the_unpaid_are_listed_and_counted(make().await).await;
     nothing_is_sent_beyond_the_amount(make().await).await;
 }
@@ -128,6 +131,7 @@ async fn record<L: Ledger>(ledger: &L, work: &RefundWork, outcome: RefundOutcome
 
 fn paid(fee_msat: u64) -> RefundOutcome {
     RefundOutcome::Paid {
+        sent: sat(900),
         fee: Msat::new(fee_msat).unwrap(),
     }
 }
@@ -327,7 +331,7 @@ async fn a_failed_one_is_paid_to_another_invoice<L: Ledger>(ledger: L) {
     };
     let replace = async |n, by| {
         ledger
-            .replace_return_invoice(hash(n), invoice(by))
+            .replace_return_invoice(hash(n), return_invoice(n).payment_hash, invoice(by))
             .await
             .unwrap()
     };
@@ -349,10 +353,93 @@ async fn a_failed_one_is_paid_to_another_invoice<L: Ledger>(ledger: L) {
     assert_eq!(anew.refund.return_invoice.as_str(), "lnbcrt50");
     assert_eq!((anew.payout, anew.refund.attempts), (None, 0));
     assert_eq!(anew.refund.failure, None);
-    // What is still said of the old invoice counts no more.
+    // Who asked about the old invoice does not take the new one away, when that has failed too.
+    let work = loop {
+        let work = taken(&ledger).await;
+        if work.refund.session_id == hash(n) {
+            break work;
+        }
+    };
+    assert!(record(&ledger, &work, failed()).await);
+    assert_eq!(replace(n, 52).await, Replaced::OtherInvoice);
+    let by_asking = ledger.replace_return_invoice(hash(n), PaymentHash([50; 32]), invoice(53));
+    assert_eq!(by_asking.await, Ok(Replaced::Replaced));
+}
+
+async fn what_is_said_of_a_former_invoice_counts_no_more<L: Ledger>(ledger: L) {
+    owe(&ledger, owed(1)).await;
+    let work = sent(&ledger).await;
+    assert!(record(&ledger, &work, failed()).await);
+    let replaced =
+        ledger.replace_return_invoice(hash(1), work.refund.return_hash, return_invoice(50));
+    assert_eq!(replaced.await, Ok(Replaced::Replaced));
+    let anew = found(&ledger, 1).await;
     assert!(!record(&ledger, &work, paid(0)).await);
-    let both = [taken(&ledger).await, taken(&ledger).await];
-    assert!(both.contains(&anew));
+    assert_eq!(taken(&ledger).await, anew);
+}
+
+/// A worker that was taken for dead has paid what another found to be failed.
+async fn what_was_paid_after_all_is_written_with_what_was_sent<L: Ledger>(ledger: L) {
+    owe(&ledger, owed(1)).await;
+    let work = taken(&ledger).await;
+    let less = ledger
+        .begin_sending(&work, ONE, payout(890, 5_000), CAPS)
+        .await;
+    assert_eq!(less, Ok(Sending::Begun));
+    assert!(record(&ledger, &work, failed()).await);
+    assert_eq!(
+        ledger.record_refund(&work, TWO, paid(7_000)).await,
+        Ok(true)
+    );
+    let written = found(&ledger, 1).await;
+    assert_eq!(written.refund.state, RefundState::Succeeded);
+    assert_eq!(written.payout, Some(payout(900, 7_000)));
+    assert_eq!(
+        (written.refund.fee, written.refund.failure),
+        (Msat::new(7_000), None)
+    );
+    assert!(!record(&ledger, &work, failed()).await, "it is over");
+    // What failed without ever being sent may have been paid by a human.
+    owe(&ledger, owed(2)).await;
+    let work = taken(&ledger).await;
+    assert!(record(&ledger, &work, failed()).await);
+    assert!(record(&ledger, &work, paid(2)).await);
+    assert_eq!(found(&ledger, 2).await.payout, Some(payout(900, 2)));
+}
+
+async fn what_was_never_sent_can_be_paid_by_another_node<L: Ledger>(ledger: L) {
+    for n in 1..=3 {
+        owe(&ledger, owed(n)).await;
+    }
+    let to_other = async |n| ledger.move_refund(hash(n), OTHER).await.unwrap();
+    assert_eq!(to_other(9).await, Moved::NotFound);
+    assert_eq!(ledger.move_refund(hash(1), NODE).await, Ok(Moved::Same));
+    assert_eq!(to_other(1).await, Moved::Moved);
+    let moved = ledger.take_refund(OTHER, TWO, LONG, false).await.unwrap();
+    assert_eq!(moved.unwrap().refund.session_id, hash(1));
+    assert_eq!(session::find(&ledger, 1).await.node, OTHER);
+    assert_eq!(ledger.violations(10).await, Ok(Vec::new()));
+
+    let work = taken(&ledger).await;
+    let n = work.refund.session_id.0[0];
+    assert_eq!(to_other(n).await, Moved::Taken);
+    assert_eq!(begin(&ledger, &work, CAPS).await, Sending::Begun);
+    assert_eq!(to_other(n).await, Moved::NotPending(RefundState::Sending));
+    let again = RefundOutcome::Again {
+        after: Duration::ZERO,
+        why: String::new(),
+    };
+    assert!(record(&ledger, &work, again).await);
+    assert_eq!(to_other(n).await, Moved::WasSent);
+
+    // Who had it before and was silent can do nothing more.
+    let stale = ledger.take_refund(NODE, ONE, Duration::ZERO, false).await;
+    let stale = stale.unwrap().unwrap();
+    let n = stale.refund.session_id.0[0];
+    if n != work.refund.session_id.0[0] {
+        assert_eq!(to_other(n).await, Moved::Moved);
+        assert_eq!(begin(&ledger, &stale, CAPS).await, Sending::Lost);
+    }
 }
 
 async fn the_unpaid_are_listed_and_counted<L: Ledger>(ledger: L) {

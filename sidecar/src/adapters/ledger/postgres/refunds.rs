@@ -9,7 +9,7 @@ use super::{PostgresLedger, statements};
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::ports::RefundLedger;
 use crate::domain::return_invoice::ReturnInvoice;
@@ -90,11 +90,16 @@ impl RefundLedger for PostgresLedger {
     async fn replace_return_invoice(
         &self,
         session_id: PaymentHash,
+        old: PaymentHash,
         invoice: ReturnInvoice,
     ) -> Result<Replaced, LedgerError> {
         change!(self.pool, |tx| statements::replace_return_invoice(
-            &tx, session_id, &invoice
+            &tx, session_id, old, &invoice
         ))
+    }
+
+    async fn move_refund(&self, session_id: PaymentHash, to: NodeId) -> Result<Moved, LedgerError> {
+        change!(self.pool, |tx| statements::move_refund(&tx, session_id, to))
     }
 
     async fn refunds_under_way(&self, node: NodeId) -> Result<u64, LedgerError> {

@@ -9,7 +9,7 @@ use crate::adapters::system::unix_millis;
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::ports::RefundLedger;
 use crate::domain::return_invoice::ReturnInvoice;
@@ -95,12 +95,19 @@ impl RefundLedger for SqliteLedger {
     async fn replace_return_invoice(
         &self,
         session_id: PaymentHash,
+        old: PaymentHash,
         invoice: ReturnInvoice,
     ) -> Result<Replaced, LedgerError> {
         self.writer
             .write(move |tx| {
-                statements::replace_return_invoice(tx, session_id, &invoice, unix_millis())
+                statements::replace_return_invoice(tx, session_id, old, &invoice, unix_millis())
             })
+            .await
+    }
+
+    async fn move_refund(&self, session_id: PaymentHash, to: NodeId) -> Result<Moved, LedgerError> {
+        self.writer
+            .write(move |tx| statements::move_refund(tx, session_id, to, unix_millis()))
             .await
     }
 

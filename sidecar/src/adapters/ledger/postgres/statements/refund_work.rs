@@ -14,7 +14,7 @@ use super::{Lock, NOW_MS, Result, alone, now_ms};
 use crate::domain::invoice::NodeId;
 use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::refund::{RefundRow, RefundState};
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
@@ -224,17 +224,22 @@ pub(in super::super) async fn record_refund(
         Result::Ok(changed == 1)
     };
     match outcome {
-        RefundOutcome::Paid { fee } => {
+        RefundOutcome::Paid { sent, fee } => {
             let paid = db
                 .prepare_cached(&format!(
-                    "UPDATE refunds SET state = 'succeeded', fee_msat = $3, failure = NULL,
-                                        updated_ms = {NOW_MS}, worker = NULL,
+                    "UPDATE refunds SET state = 'succeeded', sent_sat = $3, fee_msat = $4,
+                                        fee_limit_msat = CASE state
+                                            WHEN 'failed' THEN greatest(fee_limit_msat, $4)
+                                            ELSE fee_limit_msat END,
+                                        failure = NULL, updated_ms = {NOW_MS}, worker = NULL,
                                         worked_until_ms = NULL
                      WHERE session_id = $1 AND return_hash = $2
-                       AND state IN ('pending', 'sending') AND sent_sat IS NOT NULL"
+                       AND (state = 'failed'
+                            OR state IN ('pending', 'sending') AND sent_sat IS NOT NULL)"
                 ))
                 .await?;
-            let changed = db.execute(&paid, &[&id, &hash, &signed(fee.get())]).await?;
+            let (sent, fee) = (signed(sent.get()), signed(fee.get()));
+            let changed = db.execute(&paid, &[&id, &hash, &sent, &fee]).await?;
             Ok(changed == 1)
         }
         RefundOutcome::Again { after, why } => {
@@ -290,6 +295,7 @@ pub(in super::super) async fn find_refund(
 pub(in super::super) async fn replace_return_invoice(
     db: &impl GenericClient,
     id: PaymentHash,
+    old: PaymentHash,
     invoice: &ReturnInvoice,
 ) -> Result<Replaced> {
     alone(db, Lock::Returns).await?;
@@ -301,13 +307,17 @@ pub(in super::super) async fn replace_return_invoice(
         db.execute(&lock, &[&&id.0[..]]).await?;
     }
     let query = db
-        .prepare_cached("SELECT state FROM refunds WHERE session_id = $1")
+        .prepare_cached("SELECT state, return_hash FROM refunds WHERE session_id = $1")
         .await?;
-    let found = db.query_opt(&query, &[&&id.0[..]]).await?;
-    match found.map(|row| state(&row, 0)).transpose()? {
-        None => return Ok(Replaced::NotFound),
-        Some(RefundState::Failed) => {}
-        Some(other) => return Ok(Replaced::NotFailed(other)),
+    let Some(found) = db.query_opt(&query, &[&&id.0[..]]).await? else {
+        return Ok(Replaced::NotFound);
+    };
+    match state(&found, 0)? {
+        RefundState::Failed => {}
+        other => return Ok(Replaced::NotFailed(other)),
+    }
+    if PaymentHash(array(&found, 1)?) != old {
+        return Ok(Replaced::OtherInvoice);
     }
     let (text, hash) = (invoice.text.as_str(), &invoice.payment_hash.0[..]);
     let query = db
@@ -337,6 +347,50 @@ pub(in super::super) async fn replace_return_invoice(
         db.execute(&change, &[&&id.0[..], &text, &hash]).await?;
     }
     Ok(Replaced::Replaced)
+}
+
+/// The session goes with it: the books say that both are of one node.
+pub(in super::super) async fn move_refund(
+    db: &impl GenericClient,
+    id: PaymentHash,
+    to: NodeId,
+) -> Result<Moved> {
+    let lock = db
+        .prepare_cached("SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE")
+        .await?;
+    db.execute(&lock, &[&&id.0[..]]).await?;
+    let query = db
+        .prepare_cached(&format!(
+            "SELECT state, node = $2, sent_ms IS NOT NULL OR sent_sat IS NOT NULL,
+                    coalesce(worked_until_ms > {NOW_MS}, false)
+             FROM refunds WHERE session_id = $1 FOR UPDATE"
+        ))
+        .await?;
+    let found = db.query_opt(&query, &[&&id.0[..], &&to.0[..]]).await?;
+    let Some(row) = found else {
+        return Ok(Moved::NotFound);
+    };
+    match state(&row, 0)? {
+        RefundState::Pending => {}
+        other => return Ok(Moved::NotPending(other)),
+    }
+    for (column, why) in [(1, Moved::Same), (2, Moved::WasSent), (3, Moved::Taken)] {
+        if row.try_get(column)? {
+            return Ok(why);
+        }
+    }
+    for change in [
+        "UPDATE sessions SET node = $2 WHERE session_id = $1".to_owned(),
+        format!(
+            "UPDATE refunds SET node = $2, worker = NULL, worked_until_ms = NULL, due_ms = 0,
+                                updated_ms = {NOW_MS}
+             WHERE session_id = $1"
+        ),
+    ] {
+        let change = db.prepare_cached(&change).await?;
+        db.execute(&change, &[&&id.0[..], &&to.0[..]]).await?;
+    }
+    Ok(Moved::Moved)
 }
 
 pub(in super::super) async fn refunds_under_way(

@@ -12,7 +12,7 @@ use super::Result;
 use super::columns::{msat, signed, unsigned};
 use crate::domain::invoice::NodeId;
 use crate::domain::payout::{
-    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
 };
 use crate::domain::refund::{RefundRow, RefundState};
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
@@ -221,14 +221,25 @@ pub(in super::super) fn record_refund(
     let now = signed(now_millis);
     let due = |after: Duration| signed(now_millis.saturating_add(millis(after)));
     let changed = match outcome {
-        RefundOutcome::Paid { fee } => db
+        RefundOutcome::Paid { sent, fee } => db
             .prepare_cached(
-                "UPDATE refunds SET state = 'succeeded', fee_msat = ?3, failure = NULL,
+                "UPDATE refunds SET state = 'succeeded', sent_sat = ?5, fee_msat = ?3,
+                                    fee_limit_msat = CASE state
+                                        WHEN 'failed' THEN max(coalesce(fee_limit_msat, 0), ?3)
+                                        ELSE fee_limit_msat END,
+                                    failure = NULL,
                                     updated_ms = ?4, worker = NULL, worked_until_ms = NULL
-                 WHERE session_id = ?1 AND return_hash = ?2 AND state IN ('pending', 'sending')
-                   AND sent_sat IS NOT NULL",
+                 WHERE session_id = ?1 AND return_hash = ?2
+                   AND (state = 'failed'
+                        OR state IN ('pending', 'sending') AND sent_sat IS NOT NULL)",
             )?
-            .execute(params![id, hash, signed(fee.get()), now])?,
+            .execute(params![
+                id,
+                hash,
+                signed(fee.get()),
+                now,
+                signed(sent.get())
+            ])?,
         RefundOutcome::Again { after, why } => db
             .prepare_cached(
                 "UPDATE refunds SET state = 'pending', failure = ?4, due_ms = ?5, updated_ms = ?6,
@@ -285,17 +296,19 @@ pub(in super::super) fn find_refund(
 pub(in super::super) fn replace_return_invoice(
     db: &Connection,
     id: PaymentHash,
+    old: PaymentHash,
     invoice: &ReturnInvoice,
     now_millis: u64,
 ) -> Result<Replaced> {
     let found = db
-        .prepare_cached("SELECT state FROM refunds WHERE session_id = ?1")?
-        .query_row([id.0], |row| state(row, 0))
+        .prepare_cached("SELECT state, return_hash FROM refunds WHERE session_id = ?1")?
+        .query_row([id.0], |row| Ok((state(row, 0)?, PaymentHash(row.get(1)?))))
         .optional()?;
     match found {
         None => return Ok(Replaced::NotFound),
-        Some(RefundState::Failed) => {}
-        Some(other) => return Ok(Replaced::NotFailed(other)),
+        Some((RefundState::Failed, hash)) if hash == old => {}
+        Some((RefundState::Failed, _)) => return Ok(Replaced::OtherInvoice),
+        Some((other, _)) => return Ok(Replaced::NotFailed(other)),
     }
     let is_used: bool = db
         .prepare_cached(
@@ -323,6 +336,42 @@ pub(in super::super) fn replace_return_invoice(
         signed(now_millis)
     ])?;
     Ok(Replaced::Replaced)
+}
+
+/// The session goes with it: the books say that both are of one node.
+pub(in super::super) fn move_refund(
+    db: &Connection,
+    id: PaymentHash,
+    to: NodeId,
+    now_millis: u64,
+) -> Result<Moved> {
+    let found = db
+        .prepare_cached(
+            "SELECT state, node = ?2, sent_ms IS NOT NULL OR sent_sat IS NOT NULL,
+                    coalesce(worked_until_ms > ?3, 0)
+             FROM refunds WHERE session_id = ?1",
+        )?
+        .query_row(params![id.0, to.0, signed(now_millis)], |row| {
+            Ok((state(row, 0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    match found {
+        None => return Ok(Moved::NotFound),
+        Some((RefundState::Pending, false, false, false)) => {}
+        Some((RefundState::Pending, true, _, _)) => return Ok(Moved::Same),
+        Some((RefundState::Pending, _, true, _)) => return Ok(Moved::WasSent),
+        Some((RefundState::Pending, _, _, true)) => return Ok(Moved::Taken),
+        Some((other, ..)) => return Ok(Moved::NotPending(other)),
+    }
+    db.prepare_cached("UPDATE sessions SET node = ?2 WHERE session_id = ?1")?
+        .execute(params![id.0, to.0])?;
+    db.prepare_cached(
+        "UPDATE refunds SET node = ?2, worker = NULL, worked_until_ms = NULL, due_ms = 0,
+                            updated_ms = ?3
+         WHERE session_id = ?1",
+    )?
+    .execute(params![id.0, to.0, signed(now_millis)])?;
+    Ok(Moved::Moved)
 }
 
 pub(in super::super) fn refunds_under_way(db: &Connection, node: NodeId) -> Result<u64> {
