@@ -45,13 +45,28 @@ pub(crate) const FAULTS: [&str; 10] = [
     "UPDATE sessions SET deposited_sat = deposited_sat + 1",
     "UPDATE claims SET purpose = 'charge'",
     "DELETE FROM session_results",
-    "UPDATE session_results SET payment_hash = (SELECT min(payment_hash) FROM session_results)",
+    "UPDATE session_results SET payment_hash = (SELECT min(return_hash) FROM sessions)
+     WHERE payment_hash = (SELECT min(payment_hash) FROM session_results WHERE kind <> 'close')",
     "UPDATE sessions SET state = 'open', closed_ms = NULL",
     "DELETE FROM refunds",
-    "UPDATE refunds SET state = 'succeeded'",
+    "UPDATE refunds SET return_hash = (SELECT min(session_id) FROM sessions)",
     "UPDATE session_results SET refund_sats = 1000000, refund_status = 'failed'
      WHERE kind = 'close'",
 ];
+
+/// Each of these is refused by the database itself.
+pub(crate) const REFUSED: [&str; 5] = [
+    "UPDATE refunds SET state = 'succeeded'",
+    "UPDATE refunds SET state = 'sending', worker = NULL",
+    "UPDATE refunds SET sent_sat = 1",
+    "UPDATE refunds SET state = 'succeeded', sent_sat = 1, fee_limit_msat = 1",
+    "UPDATE session_results SET payment_hash = (SELECT min(payment_hash) FROM session_results)",
+];
+
+/// A ledger that was used.
+pub(crate) async fn in_use<L: Ledger>(ledger: &L) {
+    used(ledger).await;
+}
 
 /// On a ledger of its own for each of [`FAULTS`]; `execute` changes what is behind it.
 pub(crate) async fn a_fault_is_named<L: Ledger>(

@@ -280,6 +280,19 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
 }
 
 #[tokio::test]
+async fn what_makes_no_sense_of_a_refund_is_refused_by_the_database() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    conformance::books::in_use(&ledger).await;
+    let client = ledger.pool.get().await.unwrap();
+    for change in conformance::books::REFUSED {
+        let refused = client.batch_execute(change).await.unwrap_err();
+        let code = refused.code().unwrap().code();
+        assert!(code.starts_with("23"), "{change}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_add_up_is_named() {
     let mut named = std::collections::BTreeSet::new();
     for fault in conformance::books::FAULTS {

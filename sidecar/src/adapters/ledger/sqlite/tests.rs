@@ -355,6 +355,21 @@ async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
 }
 
 #[tokio::test]
+async fn what_makes_no_sense_of_a_refund_is_refused_by_the_database() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    conformance::books::in_use(&ledger).await;
+    let other = rusqlite::Connection::open(&path).unwrap();
+    for change in conformance::books::REFUSED {
+        let refused = other.execute_batch(change).unwrap_err();
+        let code = refused.sqlite_error_code();
+        let violation = Some(rusqlite::ErrorCode::ConstraintViolation);
+        assert_eq!(code, violation, "{change}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_add_up_is_named() {
     let mut named = std::collections::BTreeSet::new();
     for fault in conformance::books::FAULTS {
