@@ -199,6 +199,7 @@ pub struct Metrics {
     pub refunds_oldest: Gauge,
     pub refunds_held: Family<ReasonLabels, Gauge>,
     pub refunds_elsewhere: Gauge,
+    pub clock_ahead: Gauge,
     pub refunds_paid: Counter,
     pub refunds_paid_sat: Counter,
     pub refund_fees_msat: Counter,
@@ -251,6 +252,7 @@ impl Metrics {
             refunds_oldest: Gauge::default(),
             refunds_held: Family::default(),
             refunds_elsewhere: Gauge::default(),
+            clock_ahead: Gauge::default(),
             refunds_paid: Counter::default(),
             refunds_paid_sat: Counter::default(),
             refund_fees_msat: Counter::default(),
@@ -401,6 +403,12 @@ impl Metrics {
             "refunds_elsewhere",
             "Refunds that are not paid and that another node has to pay",
             self.refunds_elsewhere.clone(),
+        );
+        registry.register_with_unit(
+            "clock_ahead",
+            "How far this machine's clock is ahead of the database's; negative: behind",
+            Unit::Seconds,
+            self.clock_ahead.clone(),
         );
         registry.register("refunds_paid", "Refunds paid", self.refunds_paid.clone());
         registry.register(

@@ -17,7 +17,7 @@ use crate::adapters::lightning::dev::DevNode;
 use crate::adapters::system::SystemRandom;
 use crate::config::{FiltersConfig, OffersConfig, RefundsConfig};
 use crate::domain::payout::{FeeTerms, RefundCaps};
-use crate::domain::ports::Clock;
+use crate::domain::ports::{Clock, Ledger};
 use crate::metrics::Metrics;
 
 /// Stands still until it is moved; in seconds.
@@ -73,12 +73,22 @@ pub(crate) async fn app(
     clock: &Arc<ManualClock>,
     offers: OffersConfig,
 ) -> (Arc<App<SqliteLedger, DevNode>>, DevNode) {
+    let ledger = SqliteLedger::open(&ledger_path(dir)).unwrap();
+    app_on(ledger, dir, clock, offers).await
+}
+
+pub(crate) async fn app_on<L: Ledger>(
+    ledger: L,
+    dir: &TempDir,
+    clock: &Arc<ManualClock>,
+    offers: OffersConfig,
+) -> (Arc<App<L, DevNode>>, DevNode) {
     let time: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
     let dev = dir.path().join("dev.db");
     let random = Arc::new(SystemRandom);
     let node = DevNode::open(&dev, Duration::ZERO, Arc::clone(&time), random).unwrap();
     let parts = Parts {
-        ledger: Arc::new(SqliteLedger::open(&ledger_path(dir)).unwrap()),
+        ledger: Arc::new(ledger),
         lightning: node.clone(),
         master_keys: MasterKeys::new(Vec::new(), None),
         clock: time,

@@ -6,6 +6,7 @@
 //! | [`issue`] | offers, within limits |
 //! | [`pool`] | ready invoices |
 //! | [`claims`] | one response for one payment |
+//! | [`clocks`] | whether this process and the ledger agree on the time |
 //! | [`payments`] | whether money has arrived |
 //! | [`sessions`] | deposits, and what goes back of them |
 //! | [`endings`] | who waits for the end of a session |
@@ -16,6 +17,7 @@
 //! | [`node`] | how the node is; measured calls |
 
 pub mod claims;
+pub mod clocks;
 pub mod endings;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use self::claims::Claims;
+use self::clocks::Clocks;
 use self::issue::Issuer;
 use self::keys::MasterKeys;
 use self::leases::Leases;
@@ -82,7 +85,7 @@ pub struct App<L, N> {
     pub metrics: Arc<Metrics>,
     /// Which of several sidecars on one ledger this is.
     process: WorkerId,
-    clock: Arc<dyn Clock>,
+    clocks: Arc<Clocks<L>>,
     draining: AtomicBool,
 }
 
@@ -123,9 +126,17 @@ impl<L: Ledger, N: Lightning> App<L, N> {
         } = parts;
         let first = master_keys.first_key(&*random)?;
         ledger.install_first_key(first, clock.unix_millis()).await?;
+        let clocks = Clocks::new(
+            Arc::clone(&ledger),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
+        let clocks = Arc::new(clocks);
+        clocks.agree().await?;
         let state = Arc::new(StateKeeper::new(
             Arc::clone(&ledger),
             master_keys,
+            Arc::clone(&clocks),
             Arc::clone(&clock),
             filters,
             offers.invoice_expiry,
@@ -171,6 +182,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             node: Arc::clone(&node),
             config: refunds,
             worker,
+            clocks: Arc::clone(&clocks),
             clock: Arc::clone(&clock),
             endings: Arc::clone(leases.endings()),
             metrics: Arc::clone(&metrics),
@@ -196,7 +208,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
             sessions,
             metrics,
             process: worker,
-            clock,
+            clocks,
             draining,
         }))
     }

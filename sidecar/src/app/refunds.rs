@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::replace::{ReplaceError, accept, replace, take_over};
+use super::clocks::Clocks;
 use super::endings::Endings;
 use super::node::Node;
 use crate::config::RefundsConfig;
@@ -111,6 +112,7 @@ struct Inner<L, N> {
     ledger: Arc<L>,
     node: Arc<Node<N>>,
     config: RefundsConfig,
+    clocks: Arc<Clocks<L>>,
     clock: Arc<dyn Clock>,
     endings: Arc<Endings>,
     metrics: Arc<Metrics>,
@@ -132,6 +134,8 @@ pub struct RefunderParts<L, N> {
     pub config: RefundsConfig,
     /// Its name.
     pub worker: WorkerId,
+    /// Whether it is right.
+    pub clocks: Arc<Clocks<L>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Tells of sessions that ended, and is told of refunds that did.
@@ -148,6 +152,7 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
             ledger: parts.ledger,
             node: parts.node,
             config: parts.config,
+            clocks: parts.clocks,
             clock: parts.clock,
             endings: parts.endings,
             metrics: parts.metrics,
@@ -184,6 +189,10 @@ impl<L: Ledger, N: Lightning> Refunder<L, N> {
             if counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
                 counted = Some(Instant::now());
                 full = inner.count(node, held, full).await;
+            }
+            // An invoice that seems to have expired is given up for good.
+            if !inner.clocks.agree().await.unwrap_or(false) {
+                continue;
             }
             while working.len() < inner.places().saturating_add(SPARE) {
                 let is_held = held.is_some_and(|held| held.since.elapsed() < HELD);

@@ -10,6 +10,7 @@ use protocol::api::{
 use protocol::encoding::hex_encode;
 use protocol::keys::{L402Key, PaymentKey};
 
+use super::clocks::Clocks;
 use super::keys::MasterKeys;
 use super::names::is_random_name;
 use crate::config::FiltersConfig;
@@ -94,6 +95,7 @@ pub struct IssuingKey {
 pub struct StateKeeper<L> {
     ledger: Arc<L>,
     master_keys: MasterKeys,
+    clocks: Arc<Clocks<L>>,
     clock: Arc<dyn Clock>,
     poll: Duration,
     retired_for: Duration,
@@ -111,6 +113,7 @@ impl<L: Ledger> StateKeeper<L> {
     pub fn new(
         ledger: Arc<L>,
         master_keys: MasterKeys,
+        clocks: Arc<Clocks<L>>,
         clock: Arc<dyn Clock>,
         config: FiltersConfig,
         invoice_expiry: Duration,
@@ -120,6 +123,7 @@ impl<L: Ledger> StateKeeper<L> {
         Self {
             ledger,
             master_keys,
+            clocks,
             clock,
             poll: config.revocation_poll,
             retired_for: invoice_expiry.saturating_add(SIGNED_LATE),
@@ -241,7 +245,8 @@ impl<L: Ledger> StateKeeper<L> {
         if now.saturating_sub(*pruned) >= PRUNE_EVERY {
             *pruned = now;
             self.lock_filters().forget_silent(now);
-            if self.ledger.prune_expired(self.clock.unix_millis()).await? > 0 {
+            let agree = self.clocks.agree().await?;
+            if agree && self.ledger.prune_expired(self.clock.unix_millis()).await? > 0 {
                 self.refresh().await?;
             }
         }
@@ -293,6 +298,10 @@ impl<L: Ledger> StateKeeper<L> {
         };
         if promotion != Promotion::Allowed {
             tracing::debug!(generation = next.id, ?promotion, "key rotation waits");
+            return Ok(());
+        }
+        // It says until when the retired one stays.
+        if !self.clocks.agree().await? {
             return Ok(());
         }
         if self

@@ -161,6 +161,10 @@ pub trait Lightning: Send + Sync + 'static {
 /// Decisions are made inside the store's transaction (insert-if-absent, compare-and-set), so that
 /// several processes on one store agree.
 pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
+    /// What time it is by the store's own clock, milliseconds since 1970; `None`: it has none but
+    /// this process's.
+    fn now_millis(&self) -> impl Future<Output = Result<Option<u64>, LedgerError>> + Send;
+
     /// The version alone; cheap.
     fn version(&self) -> impl Future<Output = Result<Version, LedgerError>> + Send;
 
@@ -206,7 +210,8 @@ pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
         now_millis: u64,
     ) -> impl Future<Output = Result<GenerationUse, LedgerError>> + Send;
 
-    /// Deletes the generations and revocations that nothing needs any more; number of both.
+    /// Deletes the generations and revocations that nothing needs any more, neither now nor by the
+    /// store's own clock; number of both.
     fn prune_expired(
         &self,
         now_millis: u64,
@@ -255,7 +260,8 @@ pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
         hashes: Vec<PaymentHash>,
     ) -> impl Future<Output = Result<usize, LedgerError>> + Send;
 
-    /// Deletes paid offers whose token expired before `before`; at most `limit`. Sales stay.
+    /// Deletes paid offers whose token expired before `before`, and by the store's own clock too;
+    /// at most `limit`. Sales stay.
     fn drop_expired_tokens(
         &self,
         before: UnixSeconds,

@@ -81,6 +81,10 @@ macro_rules! either {
 }
 
 impl Ledger for AnyLedger {
+    async fn now_millis(&self) -> Result<Option<u64>, LedgerError> {
+        either!(self, |ledger| ledger.now_millis())
+    }
+
     async fn version(&self) -> Result<Version, LedgerError> {
         either!(self, |ledger| ledger.version())
     }

@@ -33,7 +33,8 @@ use crate::domain::ledger::{GenerationUse, LedgerError, NewRevocation, OfferBatc
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 use crate::domain::ports::Ledger;
 
-const NOW: u64 = 1_800_000_000_000;
+/// Past by every clock.
+const NOW: u64 = 1_700_000_000_000;
 const NODE: NodeId = NodeId([2; 33]);
 /// For so long a retired key stays without anything recorded under it.
 const KEPT: Duration = Duration::ZERO;

@@ -93,7 +93,11 @@ impl<L: Ledger, N: Lightning> Inner<L, N> {
         let Some(expires) = expiry_of(invoice) else {
             return Ok(Some(failed("the return invoice is none".to_owned())));
         };
-        if self.clock.now() >= expires {
+        // By both clocks, since what is given up needs a human.
+        let Ok(Some(now)) = self.clocks.now().await else {
+            return Ok(Some(later(ASK_AGAIN)));
+        };
+        if now >= expires {
             let why = format!("the return invoice expired at {expires}");
             return Ok(Some(failed(why)));
         }

@@ -130,11 +130,18 @@ impl World {
             before_pay: gate.subscribe(),
             reached,
         };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let clocks = Clocks::new(
+            Arc::clone(&self.ledger),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
         let parts = RefunderParts {
             ledger: Arc::clone(&self.ledger),
             node: Arc::new(Node::new(gated, Arc::clone(&metrics))),
             config: REFUNDS,
-            clock: Arc::new(SystemClock::new()),
+            clocks: Arc::new(clocks),
+            clock,
             worker: WorkerId::random(&SystemRandom).unwrap(),
             endings: Arc::clone(&endings),
             metrics,

@@ -101,9 +101,12 @@ fn keeper(ledger: &Arc<SqliteLedger>, clock: &Arc<ManualClock>) -> StateKeeper<S
     };
     let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
     let keys = MasterKeys::new(Vec::new(), None);
+    let metrics = Arc::new(Metrics::new());
+    let clocks = Clocks::new(Arc::clone(ledger), Arc::clone(&clock), metrics);
     StateKeeper::new(
         Arc::clone(ledger),
         keys,
+        Arc::new(clocks),
         clock,
         config,
         INVOICE_EXPIRY,

@@ -7,6 +7,7 @@ use crate::adapters::lightning::dev::PayError;
 use crate::adapters::system::SystemRandom;
 use crate::app::fixture::{ManualClock, OFFERS, app, wish};
 use crate::app::keys::MasterKeys;
+use crate::domain::ports::Clock as _;
 
 #[tokio::test]
 async fn an_expired_unpaid_offer_is_cancelled_at_the_node_and_forgotten_and_a_paid_one_kept() {

@@ -78,6 +78,11 @@ impl PostgresLedger {
 }
 
 impl Ledger for PostgresLedger {
+    async fn now_millis(&self) -> Result<Option<u64>, LedgerError> {
+        let now: Result<u64, LedgerError> = ask!(self.pool, |db| statements::now_ms(db));
+        now.map(Some)
+    }
+
     async fn version(&self) -> Result<Version, LedgerError> {
         ask!(self.pool, |db| statements::version(db))
     }

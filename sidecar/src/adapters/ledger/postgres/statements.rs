@@ -70,7 +70,7 @@ pub(super) enum Lock {
 }
 
 /// Milliseconds since 1970 by the database's clock. After a lock was waited for.
-async fn now_ms(db: &impl GenericClient) -> Result<u64> {
+pub(super) async fn now_ms(db: &impl GenericClient) -> Result<u64> {
     let query = db.prepare_cached(&format!("SELECT {NOW_MS}")).await?;
     unsigned(&db.query_one(&query, &[]).await?, 0)
 }

@@ -13,6 +13,7 @@ use crate::domain::keys::KeySource;
 use crate::domain::offer::{Scheme, Validity};
 use crate::domain::ports::SessionLedger as _;
 
+mod clocks;
 mod connections;
 mod hearing;
 mod locks;

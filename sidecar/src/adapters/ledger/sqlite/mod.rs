@@ -85,6 +85,10 @@ impl SqliteLedger {
 }
 
 impl Ledger for SqliteLedger {
+    async fn now_millis(&self) -> Result<Option<u64>, LedgerError> {
+        Ok(None)
+    }
+
     async fn version(&self) -> Result<Version, LedgerError> {
         self.readers.read(statements::version).await
     }

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::columns::{array, end_of, signed, unsigned};
 use super::offers::count;
-use super::{Lock, Result, alone, next_version};
+use super::{Lock, Result, alone, next_version, now_ms};
 use crate::domain::deny_list::{EXPIRY_GRACE_SECONDS, Version};
 use crate::domain::keys::{self, Generation, KeySource, NewKey};
 use crate::domain::ledger::{LedgerError, NewRevocation};
@@ -145,6 +145,8 @@ pub(in super::super) async fn prune_expired(
     now_millis: u64,
 ) -> Result<usize> {
     alone(db, Lock::Keys).await?;
+    // What is deleted here is gone for all sidecars: not on the word of one clock.
+    let now_millis = now_millis.min(now_ms(db).await?);
     let now = UnixSeconds(now_millis / 1_000);
     let generations = generations(db).await?;
     let spent: Vec<i16> = generations

@@ -7,7 +7,7 @@ use protocol::time::UnixSeconds;
 use tokio_postgres::Row;
 
 use super::columns::{array, end_of, msat, scheme, signed, unsigned, validity};
-use super::{Lock, Result, beside_others};
+use super::{Lock, NOW_MS, Result, beside_others};
 use crate::domain::invoice::{NodeId, Settlement};
 use crate::domain::ledger::{LedgerError, OfferBatch, OfferName};
 use crate::domain::offer::{OfferRow, Sale, Scheme, Validity};
@@ -135,11 +135,12 @@ pub(in super::super) async fn drop_expired_tokens(
     limit: u32,
 ) -> Result<usize> {
     let delete = db
-        .prepare_cached(
+        .prepare_cached(&format!(
             "DELETE FROM offers WHERE payment_hash IN (
                 SELECT payment_hash FROM offers
-                WHERE state = 'settled' AND valid_until < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
-        )
+                WHERE state = 'settled' AND valid_until < least($1, (SELECT {NOW_MS}) / 1000)
+                LIMIT $2 FOR UPDATE SKIP LOCKED)"
+        ))
         .await?;
     let dropped = db
         .execute(&delete, &[&signed(before.0), &i64::from(limit)])
