@@ -471,6 +471,29 @@ async fn the_unpaid_are_listed_and_counted<L: Ledger>(ledger: L) {
     assert_eq!(ledger.unpaid_refunds(2).await.unwrap().len(), 2);
 }
 
+/// `execute` changes what is behind the ledger: as if its clock had been set back by a day.
+pub(crate) async fn a_clock_that_was_set_back_holds_no_refund_up<L: Ledger>(
+    ledger: &L,
+    execute: impl AsyncFn(&str),
+) {
+    owe(ledger, owed(1)).await;
+    owe(ledger, owed(2)).await;
+    let work = taken(ledger).await;
+    let later = RefundOutcome::Later { after: LONG };
+    assert!(record(ledger, &work, later).await);
+    let other = taken(ledger).await;
+    assert_ne!(other.refund.session_id, work.refund.session_id);
+    assert_eq!(take(ledger, TWO).await, None);
+    execute(
+        "UPDATE refunds SET due_ms = due_ms + 86400000 WHERE worker IS NULL;
+         UPDATE refunds SET worked_until_ms = worked_until_ms + 86400000",
+    )
+    .await;
+    assert!(take(ledger, TWO).await.is_some());
+    assert!(take(ledger, TWO).await.is_some());
+    assert_eq!(take(ledger, TWO).await, None);
+}
+
 async fn nothing_is_sent_beyond_the_amount<L: Ledger>(ledger: L) {
     owe(&ledger, owed(1)).await;
     let work = taken(&ledger).await;

@@ -334,6 +334,16 @@ async fn counts_of_refunds_and_pages_of_the_books_are_read_by_indexes() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_holds_no_refund_up() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let execute = async |sql: &str| other.execute_batch(sql).unwrap();
+    conformance::refunds::a_clock_that_was_set_back_holds_no_refund_up(&ledger, execute).await;
+}
+
+#[tokio::test]
 async fn results_of_closes_are_forgotten_and_those_of_deposits_are_not() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("l.db");

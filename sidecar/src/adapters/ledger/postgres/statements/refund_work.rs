@@ -30,8 +30,10 @@ pub(in super::super) struct RefundKey {
 }
 
 /// $1 node, $2 only what was handed to the node, $3 now.
-const DUE: &str = "node = $1 AND state IN ('pending', 'sending') AND due_ms <= $3
-                   AND (worked_until_ms IS NULL OR worked_until_ms <= $3)
+/// Who waits, or works on it, for longer than an hour does so since the clock was set back.
+const DUE: &str = "node = $1 AND state IN ('pending', 'sending')
+                   AND (due_ms <= $3 OR due_ms > $3 + 3600000)
+                   AND coalesce(worked_until_ms NOT BETWEEN $3 + 1 AND $3 + 3600000, true)
                    AND (NOT $2 OR state = 'sending')";
 
 const WORK: &str = "SELECT r.session_id, r.node, r.return_invoice, r.return_hash, r.amount_sat,

@@ -14,6 +14,9 @@ use crate::domain::payout::WorkerId;
 /// Filters that nobody has heard of for so long are forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 
+/// Who has a duty for longer got it before the clock was set back.
+const LONGEST_DUTY: Duration = Duration::from_secs(60);
+
 pub(in super::super) async fn share_filters(
     db: &impl GenericClient,
     heard: &[FilterHeard],
@@ -76,11 +79,20 @@ pub(in super::super) async fn take_duty(
             "INSERT INTO duties (duty, holder, until_ms) VALUES ($1, $2, {NOW_MS} + $3)
              ON CONFLICT (duty) DO UPDATE
              SET holder = excluded.holder, until_ms = excluded.until_ms
-             WHERE duties.holder = excluded.holder OR duties.until_ms < {NOW_MS}"
+             WHERE duties.holder = excluded.holder
+                   OR duties.until_ms NOT BETWEEN {NOW_MS} AND {NOW_MS} + $4"
         ))
         .await?;
     let taken = db
-        .execute(&take, &[&duty.as_str(), &&process.0[..], &millis(time)])
+        .execute(
+            &take,
+            &[
+                &duty.as_str(),
+                &&process.0[..],
+                &millis(time),
+                &millis(LONGEST_DUTY.max(time)),
+            ],
+        )
         .await?;
     Ok(taken == 1)
 }

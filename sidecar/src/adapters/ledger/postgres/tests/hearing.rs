@@ -81,6 +81,20 @@ async fn a_clock_that_was_set_back_does_not_keep_leases_alive() {
     assert!(swept.reclaimed > 0);
 }
 
+#[tokio::test]
+async fn a_clock_that_was_set_back_holds_no_refund_up_and_no_duty() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let change = async |sql: &str| execute(&url, sql).await;
+    conformance::refunds::a_clock_that_was_set_back_holds_no_refund_up(&ledger, change).await;
+    let (me, you) = (WorkerId([1; 16]), WorkerId([2; 16]));
+    let time = Duration::from_secs(6);
+    assert_eq!(ledger.take_duty(Duty::Sweep, me, time).await, Ok(true));
+    assert_eq!(ledger.take_duty(Duty::Sweep, you, time).await, Ok(false));
+    execute(&url, "UPDATE duties SET until_ms = until_ms + 86400000").await;
+    assert_eq!(ledger.take_duty(Duty::Sweep, you, time).await, Ok(true));
+}
+
 /// Somebody, frozen in the middle of a sweep, has the row: reports go on.
 #[tokio::test]
 async fn reports_do_not_wait_for_who_notes_that_they_can_be_heard() {

@@ -28,8 +28,10 @@ pub(in super::super) struct RefundKey {
 }
 
 /// ?1 node, ?2 now, ?3 only what was handed to the node.
-const DUE: &str = "node = ?1 AND state IN ('pending', 'sending') AND due_ms <= ?2
-                   AND (worked_until_ms IS NULL OR worked_until_ms <= ?2)
+/// Who waits, or works on it, for longer than an hour does so since the clock was set back.
+const DUE: &str = "node = ?1 AND state IN ('pending', 'sending')
+                   AND (due_ms <= ?2 OR due_ms > ?2 + 3600000)
+                   AND coalesce(worked_until_ms NOT BETWEEN ?2 + 1 AND ?2 + 3600000, 1)
                    AND (?3 = 0 OR state = 'sending')";
 
 const WORK: &str = "SELECT refunds.session_id, refunds.node, refunds.return_invoice,
