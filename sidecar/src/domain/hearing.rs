@@ -22,6 +22,16 @@ impl Hearing {
     }
 }
 
+/// That a session was used is written once in so long, and it counts as idle as much later: the row
+/// has an index on it, and reports come many times a second.
+pub const USED_EVERY_MS: u64 = 1_000;
+
+/// Whether to write that a session was used now, that was last used at `noted_ms`.
+#[must_use]
+pub const fn is_use_news(noted_ms: u64, now_ms: u64) -> bool {
+    noted_ms.saturating_add(USED_EVERY_MS) <= now_ms || now_ms < noted_ms
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     a_session_that_is_not_there_is_unknown(make().await).await;
     what_is_heard_too_late_is_lost_to_the_seller_only(make().await).await;
     leases_that_ended_long_ago_are_forgotten(make().await).await;
+    that_a_session_is_used_is_not_written_with_every_report(make().await).await;
 }
 
 /// One account in the store and beside it, through the same calls.
@@ -292,4 +293,22 @@ async fn leases_that_ended_long_ago_are_forgotten<L: Ledger>(ledger: L) {
     ledger.sweep_leases(forget, 10).await.unwrap();
     assert!(!say(&ledger, over).await.r#final, "as if it were new");
     assert!(!say(&ledger, live).await.r#final);
+}
+
+async fn that_a_session_is_used_is_not_written_with_every_report<L: Ledger>(ledger: L) {
+    opened(&ledger, 1).await;
+    let before = find(&ledger, 1).await;
+    // Many within a second, and then on until it is written once more.
+    let mut noted = 0_u32;
+    let mut last = before.active_ms;
+    let begun = std::time::Instant::now();
+    while noted < 2 {
+        assert!(begun.elapsed().as_secs() < 20, "never written");
+        say(&ledger, report(1, 1)).await;
+        let active = find(&ledger, 1).await.active_ms;
+        if active != last {
+            assert!(active >= last + 1_000, "{last} {active}");
+            (noted, last) = (noted + 1, active);
+        }
+    }
 }

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/postgres/0005_serving_since.sql"),
     include_str!("../../../../migrations/postgres/0006_refund_order.sql"),
     include_str!("../../../../migrations/postgres/0007_refund_checks.sql"),
+    include_str!("../../../../migrations/postgres/0008_hot_rows.sql"),
 ];
 
 /// Oldest server that has all that we use.

@@ -15,7 +15,7 @@ use tokio_postgres::Row;
 
 use super::columns::{array, session_state, signed, unsigned};
 use super::{NOW_MS, Result};
-use crate::domain::hearing::Hearing;
+use crate::domain::hearing::{Hearing, is_use_news};
 use crate::domain::lease::{Account, Holder};
 use crate::domain::session::SessionState;
 
@@ -27,8 +27,10 @@ pub(super) struct Opened {
     pub(super) state: SessionState,
     pub(super) account: Account,
     read: Account,
-    /// When the session was used, if it was now.
-    pub(super) active_ms: Option<u64>,
+    /// When the session was last used, as it is written.
+    noted_ms: u64,
+    /// When the session was used, if it was now and that is news.
+    active_ms: Option<u64>,
     /// What goes back to the buyer, if that was fixed now.
     refund: Option<u64>,
 }
@@ -41,17 +43,24 @@ impl Opened {
             is_open: true,
             ..Account::default()
         };
-        Self::of(SessionState::Open, account)
+        Self::of(SessionState::Open, account, 0)
     }
 
-    fn of(state: SessionState, account: Account) -> Self {
+    fn of(state: SessionState, account: Account, noted_ms: u64) -> Self {
         Self {
             state,
+            noted_ms,
             read: account.clone(),
             account,
             active_ms: None,
             refund: None,
         }
+    }
+
+    /// The session is in use.
+    pub(super) fn is_used(&mut self, now_ms: u64) {
+        let is_news = self.state == SessionState::Open && is_use_news(self.noted_ms, now_ms);
+        self.active_ms = self.active_ms.or(is_news.then_some(now_ms));
     }
 
     /// Settles the account if the rules let it. Whether they did.
@@ -105,11 +114,11 @@ impl Locked {
         let lock = db
             .prepare_cached(match busy {
                 Busy::Wait => {
-                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                    "SELECT session_id, deposited_sat, spent_sat, state, active_ms FROM sessions
                      WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
                 }
                 Busy::Skip => {
-                    "SELECT session_id, deposited_sat, spent_sat, state FROM sessions
+                    "SELECT session_id, deposited_sat, spent_sat, state, active_ms FROM sessions
                      WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE SKIP LOCKED"
                 }
             })
@@ -124,7 +133,8 @@ impl Locked {
                 is_settled: state == SessionState::Closed,
                 holders: BTreeMap::new(),
             };
-            accounts.insert(PaymentHash(array(&row, 0)?), Opened::of(state, account));
+            let opened = Opened::of(state, account, unsigned(&row, 4)?);
+            accounts.insert(PaymentHash(array(&row, 0)?), opened);
         }
         // In later statements, which see what was committed while the locks were waited for.
         let holders: Vec<&[u8]> = named.iter().map(|(_, holder)| &holder.0[..]).collect();

@@ -9,8 +9,9 @@ use protocol::lease::{Answer, Report};
 use super::accounts::{Busy, Locked};
 use super::columns::{array, signed};
 use super::{NOW_MS, Result};
+use crate::domain::hearing::USED_EVERY_MS;
 use crate::domain::lease::{self, Times};
-use crate::domain::session::{SessionState, Stopped, SweptLeases};
+use crate::domain::session::{Stopped, SweptLeases};
 
 /// When nobody swept for so long, nobody could hear reports either. Longer than one call may take,
 /// so that a sweep that fails is no silence; with the time for which leases are valid it stays below
@@ -71,9 +72,7 @@ pub(in super::super) async fn report_leases(
             continue;
         };
         let reported = opened.account.report(report, now_ms);
-        if opened.state == SessionState::Open {
-            opened.active_ms = Some(now_ms);
-        }
+        opened.is_used(now_ms);
         all.answers.push((place, reported.answer));
         all.lost_units = all.lost_units.saturating_add(reported.lost_units);
         if opened.settle() {
@@ -197,7 +196,8 @@ pub(in super::super) async fn stop_unused(
     let query = db
         .prepare_cached(&format!(
             "SELECT session_id FROM sessions
-             WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= (SELECT {NOW_MS})
+             WHERE state = 'open'
+                   AND active_ms + idle_timeout_seconds * 1000 <= (SELECT {NOW_MS}) - $2
                    AND (SELECT serving_since_ms FROM hearing) + idle_timeout_seconds * 1000
                        <= (SELECT {NOW_MS})
              UNION
@@ -206,7 +206,8 @@ pub(in super::super) async fn stop_unused(
              LIMIT $1"
         ))
         .await?;
-    let rows = db.query(&query, &[&i64::from(limit)]).await?;
+    let late = signed(USED_EVERY_MS);
+    let rows = db.query(&query, &[&i64::from(limit), &late]).await?;
     let ids = rows.iter().map(|row| Ok(PaymentHash(array(row, 0)?)));
     let ids = ids.collect::<Result<Vec<_>>>()?;
     if ids.is_empty() {
@@ -217,7 +218,7 @@ pub(in super::super) async fn stop_unused(
     let query = db
         .prepare_cached(
             "SELECT session_id, is_idle FROM (
-                SELECT session_id, close_by, greatest(active_ms, serving_since_ms)
+                SELECT session_id, close_by, greatest(active_ms + $3, serving_since_ms)
                                              + idle_timeout_seconds * 1000 <= $2 AS is_idle
                 FROM sessions, hearing WHERE session_id = ANY($1) AND state = 'open') AS s
              WHERE is_idle OR close_by <= $2 / 1000",
@@ -225,7 +226,8 @@ pub(in super::super) async fn stop_unused(
         .await?;
     let ids: Vec<&[u8]> = ids.iter().map(|id| &id.0[..]).collect();
     let mut stopped = Vec::new();
-    for row in db.query(&query, &[&ids, &signed(locked.now_ms)]).await? {
+    let now_ms = signed(locked.now_ms);
+    for row in db.query(&query, &[&ids, &now_ms, &late]).await? {
         let session_id = PaymentHash(array(&row, 0)?);
         if let Some(opened) = locked.accounts.get_mut(&session_id) {
             opened.account.close();

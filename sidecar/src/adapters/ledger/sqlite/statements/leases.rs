@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::Result;
 use super::columns::{session_state, signed, unsigned};
 use crate::adapters::ledger::sqlite::clock::Now;
-use crate::domain::hearing::Hearing;
+use crate::domain::hearing::{Hearing, is_use_news};
 use crate::domain::lease::{self, Account, Holder, Reported, Times};
 use crate::domain::session::{ReportedLeases, SessionState, SweptLeases};
 
@@ -27,7 +27,9 @@ pub(super) struct Opened {
     state: SessionState,
     pub(super) account: Account,
     read: Account,
-    /// When the session was used, if it was now.
+    /// When the session was last used, as it is written.
+    noted_ms: u64,
+    /// When the session was used, if it was now and that is news.
     active_ms: Option<u64>,
 }
 
@@ -41,13 +43,15 @@ impl Opened {
     ) -> Result<Option<Self>> {
         let found = db
             .prepare_cached(
-                "SELECT deposited_sat, spent_sat, state FROM sessions WHERE session_id = ?1",
+                "SELECT deposited_sat, spent_sat, state, active_ms FROM sessions
+                 WHERE session_id = ?1",
             )?
             .query_row([id.0], |row| {
-                Ok((unsigned(row, 0)?, unsigned(row, 1)?, session_state(row, 2)?))
+                let amounts = (unsigned(row, 0)?, unsigned(row, 1)?);
+                Ok((amounts, session_state(row, 2)?, unsigned(row, 3)?))
             })
             .optional()?;
-        let Some((deposited, spent, state)) = found else {
+        let Some(((deposited, spent), state, noted_ms)) = found else {
             return Ok(None);
         };
         let mut holders = db
@@ -73,6 +77,7 @@ impl Opened {
             state,
             read: account.clone(),
             account,
+            noted_ms,
             active_ms: None,
         }))
     }
@@ -89,6 +94,7 @@ impl Opened {
             state: SessionState::Open,
             read: account.clone(),
             account,
+            noted_ms: 0,
             active_ms: None,
         }
     }
@@ -215,7 +221,9 @@ fn report_lease(db: &Connection, report: &Report, now: Now) -> Result<Option<(Re
         return Ok(None);
     };
     let reported = opened.account.report(report, now.steady_ms);
-    opened.active_ms = (opened.state == SessionState::Open).then_some(now.steady_ms);
+    let is_news = is_use_news(opened.noted_ms, now.steady_ms);
+    let is_used = opened.state == SessionState::Open && is_news;
+    opened.active_ms = is_used.then_some(now.steady_ms);
     let settled = opened.write(db, now)?;
     Ok(Some((reported, settled)))
 }

@@ -9,6 +9,7 @@ use super::claims::claim_deposit;
 use super::columns::{sat, session_state, signed, unsigned};
 use super::leases::Opened as Account;
 use crate::adapters::ledger::sqlite::clock::Now;
+use crate::domain::hearing::USED_EVERY_MS;
 use crate::domain::invoice::NodeId;
 use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
 use crate::domain::session::{
@@ -225,16 +226,21 @@ pub(in super::super) fn stop_unused(db: &Connection, limit: u32, now: Now) -> Re
     let stopped: Vec<Stopped> = db
         .prepare_cached(
             "SELECT session_id, 1 FROM sessions, hearing
-             WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= ?1
+             WHERE state = 'open' AND active_ms + idle_timeout_seconds * 1000 <= ?1 - ?4
                    AND serving_since_ms + idle_timeout_seconds * 1000 <= ?1
              UNION
              SELECT session_id, 0 FROM sessions, hearing
              WHERE state = 'open' AND close_by <= ?2
-                   AND max(active_ms, serving_since_ms) + idle_timeout_seconds * 1000 > ?1
+                   AND max(active_ms + ?4, serving_since_ms) + idle_timeout_seconds * 1000 > ?1
              LIMIT ?3",
         )?
         .query_map(
-            params![signed(now.steady_ms), signed(now.seconds()), limit],
+            params![
+                signed(now.steady_ms),
+                signed(now.seconds()),
+                limit,
+                signed(USED_EVERY_MS)
+            ],
             |row| {
                 Ok(Stopped {
                     session_id: PaymentHash(row.get(0)?),

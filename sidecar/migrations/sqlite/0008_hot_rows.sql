@@ -1,0 +1,1 @@
+-- Nothing here: SQLite writes rows in place. The steps of both stores have the same numbers.
