@@ -159,18 +159,20 @@ impl Ledger for PostgresLedger {
         ask!(self.pool, |db| statements::settle_index(db, node))
     }
 
-    async fn outstanding(&self) -> Result<u64, LedgerError> {
-        ask!(self.pool, |db| statements::outstanding(db))
+    async fn outstanding(&self, node: Option<NodeId>) -> Result<u64, LedgerError> {
+        ask!(self.pool, |db| statements::outstanding(db, node))
     }
 
     async fn unpaid(
         &self,
+        node: NodeId,
         after: Option<PaymentHash>,
         expired_before: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<PaymentHash>, LedgerError> {
         ask!(self.pool, |db| statements::unpaid(
             db,
+            node,
             after,
             expired_before,
             limit

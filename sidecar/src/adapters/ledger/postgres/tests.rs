@@ -127,6 +127,7 @@ fn offer(n: u8) -> OfferRow {
         created: UnixSeconds(1),
         expires: UnixSeconds(2),
         valid_until: Validity::Forever,
+        node: None,
     }
 }
 
@@ -177,7 +178,7 @@ async fn amounts_and_times_that_make_no_sense_are_refused_by_the_database_too() 
         let refused = ledger.record_offers(batch(vec![broken])).await;
         assert!(matches!(refused, Err(LedgerError::Store(_))), "{refused:?}");
     }
-    assert_eq!(ledger.outstanding().await, Ok(0));
+    assert_eq!(ledger.outstanding(None).await, Ok(0));
 }
 
 #[tokio::test]
