@@ -391,5 +391,5 @@ async fn what_does_not_add_up_is_named() {
         let execute = async |sql: &str| other.execute_batch(sql).unwrap();
         named.extend(conformance::books::a_fault_is_named(&ledger, fault, execute).await);
     }
-    assert!(named.len() >= 9, "{named:?}");
+    assert!(named.len() >= 13, "{named:?}");
 }
