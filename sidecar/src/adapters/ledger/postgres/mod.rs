@@ -110,17 +110,26 @@ impl Ledger for PostgresLedger {
     }
 
     async fn generation_use(&self, id: u8, now: UnixSeconds) -> Result<GenerationUse, LedgerError> {
-        change!(self.pool, |tx| statements::generation_use(&tx, id, now))
+        ask!(self.pool, LONG_DEADLINE, |db| async {
+            let tx = books::long_read(db).await?;
+            let found = statements::generation_use(&tx, id, now).await?;
+            tx.commit().await?;
+            Ok(found)
+        })
     }
 
+    /// Counted before, since that may take long, and a key that has leaked is to end soon.
     async fn revoke_generation(
         &self,
         id: u8,
         now_millis: u64,
     ) -> Result<GenerationUse, LedgerError> {
-        change!(self.pool, |tx| statements::revoke_generation(
-            &tx, id, now_millis
-        ))
+        let now = UnixSeconds(now_millis / 1_000);
+        let found = self.generation_use(id, now).await?;
+        let revoked: Result<(), LedgerError> = change!(self.pool, |tx| {
+            statements::revoke_generation(&tx, id, now_millis)
+        });
+        revoked.map(|()| found)
     }
 
     async fn prune_expired(&self, now_millis: u64) -> Result<usize, LedgerError> {
