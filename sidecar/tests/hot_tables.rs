@@ -125,6 +125,7 @@ fn offer(round: usize, number: usize, what: u8) -> OfferRow {
     OfferRow {
         payment_hash,
         token_id: TokenId::new(0, id),
+        node: Some(NODE),
         service: "weather".to_owned(),
         scheme: [Scheme::L402, Scheme::Charge][number % 2],
         amount: Msat::new(10_000).unwrap(),
@@ -159,7 +160,7 @@ async fn prune(ledger: &AnyLedger, now: UnixSeconds) {
     while ledger.drop_old_claims(times, batch).await.unwrap() >= BATCH {}
     let mut after = None;
     loop {
-        let hashes = ledger.unpaid(after, now, batch).await.unwrap();
+        let hashes = ledger.unpaid(NODE, after, now, batch).await.unwrap();
         let Some(last) = hashes.last() else { break };
         after = Some(*last);
         ledger.drop_unpaid(hashes).await.unwrap();

@@ -303,6 +303,7 @@ impl<L: Ledger, N: Lightning> Issuer<L, N> {
                 created: now,
                 expires: invoice.expires.max(now),
                 valid_until: product.valid_until(invoice),
+                node: invoice.node,
             };
             offers.push(product.offer(invoice, &row, &key, show_until));
             rows.push(row);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::hash::PaymentHash;
 
 use crate::domain::invoice::{
-    Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeInfo, NodeStatus,
+    Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus,
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Lightning, LightningError};
@@ -98,8 +98,12 @@ impl<N: Lightning> Node<N> {
     /// # Errors
     /// As the port.
     pub async fn add_invoice(&self, request: InvoiceRequest) -> Result<Invoice, LightningError> {
-        self.measured(Rpc::AddInvoice, self.lightning.add_invoice(request))
-            .await
+        let made = self.measured(Rpc::AddInvoice, self.lightning.add_invoice(request));
+        let mut invoice = made.await?;
+        if invoice.node.is_none() {
+            invoice.node = self.known_info().await.ok().map(|info| info.id);
+        }
+        Ok(invoice)
     }
 
     /// As the port.
@@ -147,6 +151,13 @@ impl<N: Lightning> Node<N> {
         let info = self.lightning.info().await?;
         *self.info.write().unwrap_or_else(PoisonError::into_inner) = Some(info.clone());
         Ok(info)
+    }
+
+    /// Which node this is, if it was ever asked.
+    #[must_use]
+    pub fn known_id(&self) -> Option<NodeId> {
+        let known = self.info.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().map(|info| info.id)
     }
 
     /// Which node this is, asked only the first time: it is asked again each time that

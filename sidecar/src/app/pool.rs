@@ -144,7 +144,7 @@ impl<N: Lightning> Pools<N> {
     /// The ledger fails.
     pub async fn recount<L: Ledger>(&self, ledger: &L) -> Result<(), LedgerError> {
         let before = self.written.load(Ordering::Relaxed);
-        let count = ledger.outstanding().await?;
+        let count = ledger.outstanding(self.node.known_id()).await?;
         // What was written meanwhile may be in the count or not; it is better counted twice.
         let meanwhile = self.written.load(Ordering::Relaxed).saturating_sub(before);
         let count = count.saturating_add(meanwhile);

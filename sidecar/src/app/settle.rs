@@ -98,7 +98,7 @@ impl<L: Ledger, N: Lightning> Settler<L, N> {
         let ever = UnixSeconds(u64::MAX);
         let mut after: Option<PaymentHash> = None;
         loop {
-            let hashes = self.ledger.unpaid(after, ever, LOOK_UPS).await?;
+            let hashes = self.ledger.unpaid(node, after, ever, LOOK_UPS).await?;
             let Some(last) = hashes.last().copied() else {
                 return Ok(());
             };

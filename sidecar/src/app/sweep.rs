@@ -93,16 +93,20 @@ impl<L: Ledger, N: Lightning> Sweeper<L, N> {
     /// An offer goes only after the node has said that it can never be paid, so that no payment
     /// is ever without its offer.
     async fn prune_unpaid(&self, expired_before: UnixSeconds) -> Result<(), LedgerError> {
+        let Ok(node) = self.node.info().await else {
+            return Ok(());
+        };
         let mut after: Option<PaymentHash> = None;
         loop {
-            let hashes = self.ledger.unpaid(after, expired_before, BATCH).await?;
+            // To another node's invoices this one would say that there are none.
+            let hashes = self
+                .ledger
+                .unpaid(node.id, after, expired_before, BATCH)
+                .await?;
             let Some(last) = hashes.last().copied() else {
                 return Ok(());
             };
             after = Some(last);
-            let Ok(node) = self.node.info().await else {
-                return Ok(());
-            };
             let dead = self.cancel_all(node.id, hashes).await?;
             let count = dead.len();
             self.ledger.drop_unpaid(dead).await?;

@@ -1,7 +1,7 @@
 //! Invoices and settlements as the Lightning port speaks of them.
 
 use bitcoin::hashes::Hash as _;
-use lightning_invoice::SignedRawBolt11Invoice;
+use lightning_invoice::{Bolt11Invoice, SignedRawBolt11Invoice};
 use protocol::amount::Msat;
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
@@ -36,6 +36,8 @@ pub struct Invoice {
     pub bolt11: String,
     /// From then on it can no longer be paid.
     pub expires: UnixSeconds,
+    /// Who made it and will have the money, if that is known.
+    pub node: Option<NodeId>,
 }
 
 impl Invoice {
@@ -51,6 +53,13 @@ impl Invoice {
         let asked = invoice.amount_pico_btc();
         hash == Some(self.payment_hash.0) && asked == amount.get().checked_mul(PICO_BTC_PER_MSAT)
     }
+}
+
+/// The node that an invoice pays, by its own words; `None` if the text is none.
+#[must_use]
+pub fn payee_of(bolt11: &str) -> Option<NodeId> {
+    let invoice: Bolt11Invoice = bolt11.parse().ok()?;
+    Some(NodeId(invoice.get_payee_pub_key().serialize()))
 }
 
 /// When an invoice expires, by its own words; `None` if the text is none.

@@ -5,6 +5,8 @@ use protocol::hash::PaymentHash;
 use protocol::l402::TokenId;
 use protocol::time::UnixSeconds;
 
+use super::invoice::NodeId;
+
 /// Which of the payment schemes an offer or a sale belongs to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Scheme {
@@ -65,6 +67,8 @@ pub struct OfferRow {
     pub expires: UnixSeconds,
     /// When its token or its challenge expires.
     pub valid_until: Validity,
+    /// The node that made its invoice, if that is known.
+    pub node: Option<NodeId>,
 }
 
 /// A sale: one settled payment.
@@ -80,6 +84,8 @@ pub struct Sale {
     pub amount: Msat,
     /// When the node settled it.
     pub settled_at: UnixSeconds,
+    /// The node that has the money, if that is known.
+    pub node: Option<NodeId>,
 }
 
 /// The times of an offer, from the life of its invoice.

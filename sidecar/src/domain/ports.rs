@@ -232,7 +232,8 @@ pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Records settlements of one node in their order and remembers the last index. Settlements
-    /// of invoices that are none of ours are skipped. Gives the sales that are new.
+    /// of invoices that are none of ours are skipped. Gives the sales that are new; they are of the
+    /// node that made the invoice, which is `node` where that was not known.
     fn record_settlements(
         &self,
         node: NodeId,
@@ -242,13 +243,19 @@ pub trait Ledger: SessionLedger + RefundLedger + BooksLedger {
     /// Last settle index of this node; 0 if none.
     fn settle_index(&self, node: NodeId) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 
-    /// Number of offers that are neither paid nor pruned.
-    fn outstanding(&self) -> impl Future<Output = Result<u64, LedgerError>> + Send;
+    /// Number of offers of this node that are neither paid nor pruned, with those of which it is not
+    /// known; without a node of all.
+    fn outstanding(
+        &self,
+        node: Option<NodeId>,
+    ) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 
-    /// Unpaid offers in the order of their hashes, after `after`, whose invoices expired before
-    /// `expired_before`; at most `limit`.
+    /// Unpaid offers of this node, and those of which it is not known, in the order of their hashes,
+    /// after `after`, whose invoices expired before `expired_before`; at most `limit`. What another
+    /// node made only that one knows.
     fn unpaid(
         &self,
+        node: NodeId,
         after: Option<PaymentHash>,
         expired_before: UnixSeconds,
         limit: u32,

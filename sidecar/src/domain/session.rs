@@ -161,7 +161,7 @@ pub struct NewSession {
     pub deposited: Sat,
     /// Where the rest goes.
     pub return_invoice: ReturnInvoice,
-    /// The node that has the deposit.
+    /// The node that has the deposit, unless the sale names it.
     pub node: NodeId,
     /// After so long without use it is closed.
     pub idle_timeout_seconds: u64,

@@ -145,17 +145,23 @@ impl Ledger for AnyLedger {
         either!(self, |ledger| ledger.settle_index(node))
     }
 
-    async fn outstanding(&self) -> Result<u64, LedgerError> {
-        either!(self, |ledger| ledger.outstanding())
+    async fn outstanding(&self, node: Option<NodeId>) -> Result<u64, LedgerError> {
+        either!(self, |ledger| ledger.outstanding(node))
     }
 
     async fn unpaid(
         &self,
+        node: NodeId,
         after: Option<PaymentHash>,
         expired_before: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<PaymentHash>, LedgerError> {
-        either!(self, |ledger| ledger.unpaid(after, expired_before, limit))
+        either!(self, |ledger| ledger.unpaid(
+            node,
+            after,
+            expired_before,
+            limit
+        ))
     }
 
     async fn drop_unpaid(&self, hashes: Vec<PaymentHash>) -> Result<usize, LedgerError> {

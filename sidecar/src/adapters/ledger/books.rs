@@ -78,6 +78,29 @@ pub(super) const RULES: &[Rule] = &[
                     AND (c.amount_sat <> p.amount_msat / 1000 OR p.scheme <> 'session')",
     },
     Rule {
+        says: "it was credited, and nobody paid it",
+        names: &["credited"],
+        sql: "SELECT c.payment_hash, c.amount_sat, CAST(NULL AS bigint), CAST(NULL AS bigint)
+              FROM claims c LEFT JOIN sales p ON p.payment_hash = c.payment_hash
+              WHERE c.purpose <> 'charge' AND p.payment_hash IS NULL",
+    },
+    Rule {
+        says: "it was paid, and its offer says that it was not",
+        names: &["paid_msat"],
+        sql: "SELECT p.payment_hash, p.amount_msat, CAST(NULL AS bigint), CAST(NULL AS bigint)
+              FROM offers o JOIN sales p ON p.payment_hash = o.payment_hash
+              WHERE o.state = 'offered'",
+    },
+    Rule {
+        says: "the session is closing and nothing holds it up",
+        names: &["deposited", "spent"],
+        sql: "SELECT s.session_id, s.deposited_sat, s.spent_sat, CAST(NULL AS bigint)
+              FROM sessions s
+              WHERE s.state = 'closing'
+                    AND NOT EXISTS (SELECT 1 FROM lease_holders h
+                                    WHERE h.session_id = s.session_id AND h.is_live)",
+    },
+    Rule {
         says: "the session is closed and has leases",
         names: &["leases"],
         sql: "SELECT s.session_id, count(*), CAST(NULL AS bigint), CAST(NULL AS bigint)
@@ -112,6 +135,13 @@ pub(super) const RULES: &[Rule] = &[
         sql: "SELECT f.session_id, f.amount_sat, f.sent_sat, f.fee_msat FROM refunds f
               WHERE f.state = 'succeeded'
                     AND (f.sent_sat IS NULL OR f.fee_msat IS NULL OR f.sent_sat > f.amount_sat)",
+    },
+    Rule {
+        says: "routing of the refund cost more than it might",
+        names: &["fee_msat", "limit_msat"],
+        sql: "SELECT f.session_id, f.fee_msat, f.fee_limit_msat, CAST(NULL AS bigint)
+              FROM refunds f
+              WHERE f.state = 'succeeded' AND f.fee_msat > f.fee_limit_msat",
     },
     Rule {
         says: "more was promised to go back than is left",

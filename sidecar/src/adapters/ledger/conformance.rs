@@ -94,6 +94,7 @@ fn offer(n: u8, valid_until: Validity) -> OfferRow {
         created: UnixSeconds(100),
         expires: UnixSeconds(700),
         valid_until,
+        node: Some(NODE),
     }
 }
 

@@ -73,7 +73,7 @@ async fn charges_and_tokens_share_limits_but_no_invoice() {
         Err(IssueError::LimitedOverall(_))
     ));
     assert_eq!(
-        app.ledger.outstanding().await,
+        app.ledger.outstanding(None).await,
         Ok(4),
         "all written before they left"
     );
@@ -105,7 +105,7 @@ async fn an_invoice_for_something_else_is_no_charge() {
         let issued = app.issuer.hand_out(&product, &[swapped]).await;
         assert_eq!(issued, Err(IssueError::WrongInvoice));
     }
-    assert_eq!(app.ledger.outstanding().await, Ok(0));
+    assert_eq!(app.ledger.outstanding(None).await, Ok(0));
 }
 
 #[tokio::test]
@@ -126,5 +126,5 @@ async fn a_deposit_has_an_invoice_of_its_own_that_says_so() {
         text(&deposit.invoice),
         "Deposit for weather; the rest is refunded"
     );
-    assert_eq!(app.ledger.outstanding().await, Ok(2));
+    assert_eq!(app.ledger.outstanding(None).await, Ok(2));
 }

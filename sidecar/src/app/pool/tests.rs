@@ -60,6 +60,7 @@ impl Lightning for Fake {
             payment_hash: PaymentHash(hash),
             bolt11: format!("ln{number}"),
             expires: UnixSeconds(expires),
+            node: None,
         })
     }
 

@@ -36,8 +36,8 @@ pub enum ReplaceError {
     MayBePaid,
     /// It would be paid twice.
     #[error(
-        "the node has paid {0} to the old invoice; if that was for this refund, say so with \
-         `boltgate refunds accept`"
+        "the node has paid {0} to the old invoice; nothing was changed; if that was for this \
+         refund, say so with `boltgate refunds accept`"
     )]
     WasPaid(Msat),
     /// What the node paid can only be taken for the refund when it did.

@@ -224,6 +224,7 @@ impl World {
             created: self.clock.now(),
             expires: UnixSeconds(self.now() + 600),
             valid_until: end.map_or(Validity::Forever, |end| Validity::Until(UnixSeconds(end))),
+            node: None,
         };
         let batch = OfferBatch {
             generation,

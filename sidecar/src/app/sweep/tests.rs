@@ -19,13 +19,17 @@ async fn an_expired_unpaid_offer_is_cancelled_at_the_node_and_forgotten_and_a_pa
     let paid = app.issuer.offers(&wish()).await.unwrap().offers.remove(0);
     node.pay(&paid.invoice, None).await.unwrap();
     sweeper.sweep().await.unwrap();
-    assert_eq!(app.ledger.outstanding().await, Ok(2), "nothing has expired");
+    assert_eq!(
+        app.ledger.outstanding(None).await,
+        Ok(2),
+        "nothing has expired"
+    );
 
     clock
         .0
         .fetch_add(600 + LATE_PAYMENT_SECONDS + 1, Ordering::SeqCst);
     sweeper.sweep().await.unwrap();
-    assert_eq!(app.ledger.outstanding().await, Ok(0));
+    assert_eq!(app.ledger.outstanding(None).await, Ok(0));
     let sales = app.ledger.sales(UnixSeconds(0), 10).await.unwrap();
     assert_eq!(sales.len(), 1, "a payment that nobody told us of was found");
     assert_eq!(sales[0].payment_hash.to_string(), paid.payment_hash);

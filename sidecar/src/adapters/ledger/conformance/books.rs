@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use protocol::amount::Msat;
 use protocol::time::UnixSeconds;
 
 use super::session::{closed, hash, opened, top_up};
 use super::{batch, offer, settlement, with_key};
 use crate::domain::books::{EntryKind, Place};
+use crate::domain::invoice::Settlement;
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 use crate::domain::ports::Ledger;
 
@@ -46,18 +48,31 @@ async fn deposits_that_nobody_presented_are_listed<L: Ledger>(ledger: L) {
 }
 
 async fn used<L: Ledger>(ledger: &L) {
+    with_key(ledger).await;
+    for (n, sat) in [(1, 100), (2, 100), (3, 100), (11, 50)] {
+        paid(ledger, n, sat).await;
+    }
     super::open_with_lease(ledger).await;
     for n in [2, 3] {
         opened(ledger, n).await;
     }
     top_up(ledger, 11, 2).await;
     closed(ledger, 3, 33).await;
-    with_key(ledger).await;
+}
+
+/// Deposit `n` is offered and paid.
+pub(super) async fn paid<L: Ledger>(ledger: &L, n: u8, sat: u64) {
     let deposit = OfferRow {
         scheme: Scheme::Session,
-        ..offer(1, Validity::Forever)
+        ..offer(n, Validity::Forever)
     };
     ledger.record_offers(batch(vec![deposit])).await.unwrap();
+    let paid = Settlement {
+        amount: Msat::new(sat * 1_000).unwrap(),
+        ..settlement(n, 0)
+    };
+    let sold = ledger.record_settlements(super::NODE, vec![paid]).await;
+    assert_eq!(sold.unwrap().len(), 1);
 }
 
 async fn a_ledger_in_use_adds_up<L: Ledger>(ledger: L) {
@@ -67,7 +82,7 @@ async fn a_ledger_in_use_adds_up<L: Ledger>(ledger: L) {
 }
 
 /// Each of these changes, made behind the ledger's back, breaks one rule at least.
-pub(crate) const FAULTS: [&str; 10] = [
+pub(crate) const FAULTS: [&str; 15] = [
     "UPDATE lease_holders SET granted = granted + 1000000",
     "UPDATE lease_holders SET granted = 1000000, used = 1000000",
     "UPDATE sessions SET deposited_sat = deposited_sat + 1",
@@ -80,6 +95,11 @@ pub(crate) const FAULTS: [&str; 10] = [
     "UPDATE refunds SET return_hash = (SELECT min(session_id) FROM sessions)",
     "UPDATE session_results SET refund_sats = 1000000, refund_status = 'failed'
      WHERE kind = 'close'",
+    "DELETE FROM sales",
+    "UPDATE sales SET amount_msat = amount_msat + 1000",
+    "UPDATE offers SET state = 'offered'",
+    "UPDATE sessions SET state = 'closing', closed_ms = 1 WHERE deposited_sat = 150",
+    "UPDATE refunds SET state = 'succeeded', sent_sat = 1, fee_limit_msat = 1, fee_msat = 2",
 ];
 
 /// Each of these is refused by the database itself.
@@ -115,10 +135,11 @@ pub(crate) async fn a_fault_is_named<L: Ledger>(
 
 async fn entries_are_read_in_pages_and_each_once<L: Ledger>(ledger: L) {
     used(&ledger).await;
-    let paid = vec![settlement(1, 1)];
-    ledger.record_settlements(super::NODE, paid).await.unwrap();
     for (kind, expected) in [
-        (EntryKind::Sale, vec![(1, 1_600)]),
+        (
+            EntryKind::Sale,
+            vec![(1, 100_000), (2, 100_000), (3, 100_000), (11, 50_000)],
+        ),
         (
             EntryKind::Session,
             vec![(1, 100_000), (2, 150_000), (3, 100_000)],

@@ -139,7 +139,10 @@ async fn a_retired_key_can_be_revoked_with_what_depends_on_it<L: Ledger>(ledger:
     assert_eq!(states(&ledger).await, [(1, KeyState::Current)]);
     let gone = LedgerError::NotRetired { id: 0, state: None };
     assert_eq!(ledger.revoke_generation(0, NOW).await, Err(gone));
-    let ended = ledger.unpaid(None, UnixSeconds(101), 10).await.unwrap();
+    let ended = ledger
+        .unpaid(NODE, None, UnixSeconds(101), 10)
+        .await
+        .unwrap();
     assert_eq!(
         HashSet::from_iter(ended),
         HashSet::from([3, 4].map(|n| PaymentHash([n; 32]))),

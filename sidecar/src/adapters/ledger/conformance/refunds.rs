@@ -408,7 +408,9 @@ async fn what_was_paid_after_all_is_written_with_what_was_sent<L: Ledger>(ledger
 }
 
 async fn what_was_never_sent_can_be_paid_by_another_node<L: Ledger>(ledger: L) {
+    super::with_key(&ledger).await;
     for n in 1..=3 {
+        super::books::paid(&ledger, n, 1_000).await;
         owe(&ledger, owed(n)).await;
     }
     let to_other = async |n| ledger.move_refund(hash(n), OTHER).await.unwrap();

@@ -43,7 +43,7 @@ async fn a_sale_is_recorded_once<L: Ledger>(ledger: Arc<L>) {
     );
     assert_eq!(sales[0].service, "weather");
     assert_eq!(ledger.settle_index(NODE).await, Ok(7));
-    assert_eq!(ledger.outstanding().await, Ok(0));
+    assert_eq!(ledger.outstanding(None).await, Ok(0));
 }
 
 async fn sales_keep_the_scheme_of_their_offer<L: Ledger>(ledger: L) {

@@ -1,5 +1,7 @@
 //! Bookkeeping.
 
+use std::time::Duration;
+
 use deadpool_postgres::{Object, Transaction};
 use protocol::hash::PaymentHash;
 use protocol::time::UnixSeconds;
@@ -16,7 +18,7 @@ use crate::domain::ports::BooksLedger;
 
 impl BooksLedger for PostgresLedger {
     async fn violations(&self, limit: u32) -> Result<Vec<Violation>, LedgerError> {
-        ask!(self.pool, LONG_DEADLINE, |db| violations(db, limit))
+        ask!(self.pool, CHECK_DEADLINE, |db| violations(db, limit))
     }
 
     async fn entries(
@@ -29,15 +31,18 @@ impl BooksLedger for PostgresLedger {
     }
 }
 
-/// One look at the database, that may take as long as [`LONG_DEADLINE`].
-async fn long_read(db: &mut Object) -> Result<Transaction<'_>, Failure> {
+/// For all rules of a ledger of many millions.
+const CHECK_DEADLINE: Duration = Duration::from_secs(3_600);
+
+/// One look at the database, that may take as long as its caller waits.
+pub(super) async fn long_read(db: &mut Object) -> Result<Transaction<'_>, Failure> {
     let tx = db
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
         .read_only(true)
         .start()
         .await?;
-    tx.batch_execute("SET LOCAL statement_timeout = '60s'")
+    tx.batch_execute("SET LOCAL statement_timeout = '1h'")
         .await?;
     Ok(tx)
 }

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/postgres/0006_refund_order.sql"),
     include_str!("../../../../migrations/postgres/0007_refund_checks.sql"),
     include_str!("../../../../migrations/postgres/0008_hot_rows.sql"),
+    include_str!("../../../../migrations/postgres/0009_nodes.sql"),
 ];
 
 /// Oldest server that has all that we use.

@@ -110,17 +110,26 @@ impl Ledger for PostgresLedger {
     }
 
     async fn generation_use(&self, id: u8, now: UnixSeconds) -> Result<GenerationUse, LedgerError> {
-        change!(self.pool, |tx| statements::generation_use(&tx, id, now))
+        ask!(self.pool, LONG_DEADLINE, |db| async {
+            let tx = books::long_read(db).await?;
+            let found = statements::generation_use(&tx, id, now).await?;
+            tx.commit().await?;
+            Ok(found)
+        })
     }
 
+    /// Counted before, since that may take long, and a key that has leaked is to end soon.
     async fn revoke_generation(
         &self,
         id: u8,
         now_millis: u64,
     ) -> Result<GenerationUse, LedgerError> {
-        change!(self.pool, |tx| statements::revoke_generation(
-            &tx, id, now_millis
-        ))
+        let now = UnixSeconds(now_millis / 1_000);
+        let found = self.generation_use(id, now).await?;
+        let revoked: Result<(), LedgerError> = change!(self.pool, |tx| {
+            statements::revoke_generation(&tx, id, now_millis)
+        });
+        revoked.map(|()| found)
     }
 
     async fn prune_expired(&self, now_millis: u64) -> Result<usize, LedgerError> {
@@ -159,18 +168,20 @@ impl Ledger for PostgresLedger {
         ask!(self.pool, |db| statements::settle_index(db, node))
     }
 
-    async fn outstanding(&self) -> Result<u64, LedgerError> {
-        ask!(self.pool, |db| statements::outstanding(db))
+    async fn outstanding(&self, node: Option<NodeId>) -> Result<u64, LedgerError> {
+        ask!(self.pool, |db| statements::outstanding(db, node))
     }
 
     async fn unpaid(
         &self,
+        node: NodeId,
         after: Option<PaymentHash>,
         expired_before: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<PaymentHash>, LedgerError> {
         ask!(self.pool, |db| statements::unpaid(
             db,
+            node,
             after,
             expired_before,
             limit

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0006_refund_order.sql"),
     include_str!("../../../../migrations/sqlite/0007_refund_checks.sql"),
     include_str!("../../../../migrations/sqlite/0008_hot_rows.sql"),
+    include_str!("../../../../migrations/sqlite/0009_nodes.sql"),
 ];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the

@@ -169,18 +169,21 @@ impl Ledger for SqliteLedger {
             .await
     }
 
-    async fn outstanding(&self) -> Result<u64, LedgerError> {
-        self.readers.read(statements::outstanding).await
+    async fn outstanding(&self, node: Option<NodeId>) -> Result<u64, LedgerError> {
+        self.readers
+            .read(move |db| statements::outstanding(db, node))
+            .await
     }
 
     async fn unpaid(
         &self,
+        node: NodeId,
         after: Option<PaymentHash>,
         expired_before: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<PaymentHash>, LedgerError> {
         self.readers
-            .read(move |db| statements::unpaid(db, after, expired_before, limit))
+            .read(move |db| statements::unpaid(db, node, after, expired_before, limit))
             .await
     }
 

@@ -31,6 +31,7 @@ use self::store::{Paid, Store};
 pub use self::wallet::{Received, WalletInvoice};
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
+    payee_of,
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Clock, Lightning, LightningError, Random, Settlements};
@@ -295,6 +296,7 @@ impl DevNode {
             .to_string();
         Ok(Invoice {
             payment_hash: parts.payment_hash,
+            node: payee_of(&bolt11),
             bolt11,
             expires: now.saturating_add(expiry),
         })

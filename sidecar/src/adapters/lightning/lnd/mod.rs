@@ -28,6 +28,7 @@ use self::lnrpc::lightning_client::LightningClient;
 use self::lnrpc::state_client::StateClient;
 use crate::domain::invoice::{
     Cancellation, Invoice, InvoiceRequest, InvoiceState, NodeId, NodeInfo, NodeStatus, Settlement,
+    payee_of,
 };
 use crate::domain::payment::{PaymentOrder, PaymentState};
 use crate::domain::ports::{Clock, Lightning, LightningError, Settlements};
@@ -163,6 +164,7 @@ impl Lightning for LndNode {
         }
         Ok(Invoice {
             payment_hash: payment_hash(rpc, &answer.r_hash)?,
+            node: payee_of(&answer.payment_request),
             bolt11: answer.payment_request,
             // The node counts from when it made it, which is not before we asked.
             expires: asked.saturating_add(Duration::from_secs(request.expiry_seconds)),

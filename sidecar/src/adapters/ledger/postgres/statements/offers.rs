@@ -27,12 +27,15 @@ pub(in super::super) async fn record_offers(
         |of: fn(&OfferRow) -> Option<i64>| batch.offers.iter().map(of).collect::<Vec<_>>();
     let services: Vec<_> = batch.offers.iter().map(|o| o.service.as_str()).collect();
     let schemes: Vec<_> = batch.offers.iter().map(|o| o.scheme.as_str()).collect();
+    let nodes: Vec<Option<&[u8]>> = (batch.offers.iter())
+        .map(|offer| offer.node.as_ref().map(|node| &node.0[..]))
+        .collect();
     let insert = db
         .prepare_cached(
             "INSERT INTO offers (payment_hash, token_id, service, scheme, amount_msat, created_at,
-                                 expires_at, valid_until)
+                                 expires_at, valid_until, node)
              SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::bigint[],
-                                  $6::bigint[], $7::bigint[], $8::bigint[])",
+                                  $6::bigint[], $7::bigint[], $8::bigint[], $9::bytea[])",
         )
         .await?;
     db.execute(
@@ -46,6 +49,7 @@ pub(in super::super) async fn record_offers(
             &numbers(|offer| Some(signed(offer.created.0))),
             &numbers(|offer| Some(signed(offer.expires.0))),
             &numbers(|offer| end_of(offer.valid_until)),
+            &nodes,
         ],
     )
     .await?;
@@ -86,15 +90,23 @@ async fn note_issued(db: &impl GenericClient, batch: &OfferBatch, latest: Validi
     Ok(())
 }
 
-pub(in super::super) async fn outstanding(db: &impl GenericClient) -> Result<u64> {
+pub(in super::super) async fn outstanding(
+    db: &impl GenericClient,
+    node: Option<NodeId>,
+) -> Result<u64> {
     let query = db
-        .prepare_cached("SELECT count(*) FROM offers WHERE state = 'offered'")
+        .prepare_cached(
+            "SELECT count(*) FROM offers
+             WHERE state = 'offered' AND (node = $1 OR node IS NULL OR $1 IS NULL)",
+        )
         .await?;
-    unsigned(&db.query_one(&query, &[]).await?, 0)
+    let node = node.as_ref().map(|node| &node.0[..]);
+    unsigned(&db.query_one(&query, &[&node]).await?, 0)
 }
 
 pub(in super::super) async fn unpaid(
     db: &impl GenericClient,
+    node: NodeId,
     after: Option<PaymentHash>,
     expired_before: UnixSeconds,
     limit: u32,
@@ -104,13 +116,19 @@ pub(in super::super) async fn unpaid(
         .prepare_cached(
             "SELECT payment_hash FROM offers
              WHERE state = 'offered' AND payment_hash > $1 AND expires_at < $2
+                   AND (node = $4 OR node IS NULL)
              ORDER BY payment_hash LIMIT $3",
         )
         .await?;
     let rows = db
         .query(
             &query,
-            &[&after, &signed(expired_before.0), &i64::from(limit)],
+            &[
+                &after,
+                &signed(expired_before.0),
+                &i64::from(limit),
+                &&node.0[..],
+            ],
         )
         .await?;
     rows.iter()
@@ -157,7 +175,7 @@ pub(in super::super) async fn find_offer(
     name: OfferName,
 ) -> Result<Option<OfferRow>> {
     const COLUMNS: &str = "SELECT payment_hash, token_id, service, amount_msat, created_at,
-        expires_at, valid_until FROM offers WHERE scheme = 'l402' AND ";
+        expires_at, valid_until, node FROM offers WHERE scheme = 'l402' AND ";
     let (condition, key) = match name {
         OfferName::PaymentHash(hash) => ("payment_hash = $1", hash.0),
         OfferName::TokenId(id) => ("token_id = $1", id.0),
@@ -177,6 +195,7 @@ fn offer(row: &Row) -> Result<OfferRow> {
         created: UnixSeconds(unsigned(row, 4)?),
         expires: UnixSeconds(unsigned(row, 5)?),
         valid_until: validity(row, 6)?,
+        node: node_of(row, 7)?,
     })
 }
 
@@ -191,7 +210,7 @@ pub(in super::super) async fn record_settlements(
     let mut ordered: Vec<_> = settlements.iter().enumerate().collect();
     ordered.sort_by_key(|(_, settlement)| settlement.payment_hash.0);
     for (place, settlement) in ordered {
-        let sale = record_sale(db, settlement).await?;
+        let sale = record_sale(db, node, settlement).await?;
         sales.extend(sale.map(|sale| (place, sale)));
     }
     sales.sort_by_key(|(place, _)| *place);
@@ -213,16 +232,20 @@ pub(in super::super) async fn record_settlements(
 
 /// The sale, if this payment is for an offer of ours and was not recorded yet. Sidecars that hear
 /// of one settlement at once wait for each other at the offer's row.
-async fn record_sale(db: &impl GenericClient, settlement: &Settlement) -> Result<Option<Sale>> {
+async fn record_sale(
+    db: &impl GenericClient,
+    node: NodeId,
+    settlement: &Settlement,
+) -> Result<Option<Sale>> {
     let hash = &settlement.payment_hash.0[..];
     let insert = db
         .prepare_cached(
-            "WITH offer AS (SELECT payment_hash, scheme, service FROM offers
+            "WITH offer AS (SELECT payment_hash, scheme, service, node FROM offers
                             WHERE payment_hash = $1 FOR UPDATE)
-             INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
-             SELECT payment_hash, scheme, service, $2, $3 FROM offer
+             INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at, node)
+             SELECT payment_hash, scheme, service, $2, $3, coalesce(node, $4) FROM offer
              ON CONFLICT DO NOTHING
-             RETURNING scheme, service",
+             RETURNING scheme, service, node",
         )
         .await?;
     let new = db
@@ -232,6 +255,7 @@ async fn record_sale(db: &impl GenericClient, settlement: &Settlement) -> Result
                 &hash,
                 &signed(settlement.amount.get()),
                 &signed(settlement.settled_at.0),
+                &&node.0[..],
             ],
         )
         .await?;
@@ -246,6 +270,7 @@ async fn record_sale(db: &impl GenericClient, settlement: &Settlement) -> Result
         service: row.try_get(1)?,
         amount: settlement.amount,
         settled_at: settlement.settled_at,
+        node: node_of(&row, 2)?,
     }))
 }
 
@@ -255,7 +280,7 @@ pub(in super::super) async fn find_sale(
 ) -> Result<Option<Sale>> {
     let query = db
         .prepare_cached(
-            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at, node FROM sales
              WHERE payment_hash = $1",
         )
         .await?;
@@ -280,7 +305,7 @@ pub(in super::super) async fn sales(
 ) -> Result<Vec<Sale>> {
     let query = db
         .prepare_cached(
-            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at, node FROM sales
              WHERE settled_at >= $1 ORDER BY settled_at, payment_hash LIMIT $2",
         )
         .await?;
@@ -297,5 +322,12 @@ fn sale(row: &Row) -> Result<Sale> {
         service: row.try_get(2)?,
         amount: msat(row, 3)?,
         settled_at: UnixSeconds(unsigned(row, 4)?),
+        node: node_of(row, 5)?,
     })
+}
+
+fn node_of(row: &Row, column: usize) -> Result<Option<NodeId>> {
+    let node: Option<&[u8]> = row.try_get(column)?;
+    let node = node.map(|_| array(row, column)).transpose()?;
+    Ok(node.map(NodeId))
 }

@@ -66,7 +66,7 @@ async fn a_sidecar_whose_clock_is_wrong_deletes_and_cancels_nothing() {
     let ahead = clock.now().0.abs_diff(real) + 1_000 * HOUR;
     clock.0.fetch_add(ahead, Ordering::SeqCst);
     Sweeper::new(&app).sweep().await.unwrap();
-    assert_eq!(app.ledger.outstanding().await, Ok(1));
+    assert_eq!(app.ledger.outstanding(None).await, Ok(1));
     let state = node.lookup(offer.payment_hash.parse().unwrap()).await;
     assert_eq!(state, Ok(crate::domain::invoice::InvoiceState::Open));
 }

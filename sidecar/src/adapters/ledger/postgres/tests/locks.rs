@@ -123,3 +123,36 @@ async fn a_statement_that_is_given_up_ends() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// What depends on a key that has leaked may take long to count: nobody who issues waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_are_issued_while_it_is_counted_what_a_leaked_key_sold() {
+    let url = database().await;
+    let (other, ledger) = (open(&url).await, Arc::new(open(&url).await));
+    ledger.install_first_key(key(1), 1).await.unwrap();
+    ledger.begin_rotation(key(2), 1).await.unwrap();
+    ledger.promote(1, 1, Duration::ZERO).await.unwrap();
+    let mut client = other.pool.get().await.unwrap();
+    let tx = client.transaction().await.unwrap();
+    let slow = "SET LOCAL idle_in_transaction_session_timeout = 0;
+                LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE";
+    tx.batch_execute(slow).await.unwrap();
+    let counting = {
+        let ledger = Arc::clone(&ledger);
+        tokio::spawn(async move { ledger.revoke_generation(0, 1).await })
+    };
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted
+                   AND relation = 'sessions'::regclass";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while tx.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(Instant::now() < deadline, "never counted");
+    }
+    let under_new = OfferBatch {
+        generation: 1,
+        offers: vec![offer(1)],
+    };
+    ledger.record_offers(under_new).await.unwrap();
+    assert!(!counting.is_finished(), "it was issued meanwhile");
+    tx.rollback().await.unwrap();
+    assert_eq!(counting.await.unwrap(), Ok(GenerationUse::default()));
+}

@@ -33,8 +33,8 @@ pub(in super::super) fn record_offers(db: &Connection, batch: &OfferBatch) -> Re
     }
     let mut insert = db.prepare_cached(
         "INSERT INTO offers (payment_hash, token_id, service, scheme, amount_msat, created_at,
-                             expires_at, valid_until)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                             expires_at, valid_until, node)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     for offer in &batch.offers {
         insert.execute(params![
@@ -45,7 +45,8 @@ pub(in super::super) fn record_offers(db: &Connection, batch: &OfferBatch) -> Re
             signed(offer.amount.get()),
             signed(offer.created.0),
             signed(offer.expires.0),
-            end_of(offer.valid_until)
+            end_of(offer.valid_until),
+            offer.node.map(|node| node.0)
         ])?;
     }
     Ok(())
@@ -59,15 +60,19 @@ fn finite_end(batch: &OfferBatch) -> Option<i64> {
         .max()
 }
 
-pub(in super::super) fn outstanding(db: &Connection) -> Result<u64> {
+pub(in super::super) fn outstanding(db: &Connection, node: Option<NodeId>) -> Result<u64> {
     let count = db
-        .prepare_cached("SELECT count(*) FROM offers WHERE state = 'offered'")?
-        .query_row([], |row| unsigned(row, 0))?;
+        .prepare_cached(
+            "SELECT count(*) FROM offers
+             WHERE state = 'offered' AND (node = ?1 OR node IS NULL OR ?1 IS NULL)",
+        )?
+        .query_row([node.map(|node| node.0)], |row| unsigned(row, 0))?;
     Ok(count)
 }
 
 pub(in super::super) fn unpaid(
     db: &Connection,
+    node: NodeId,
     after: Option<PaymentHash>,
     expired_before: UnixSeconds,
     limit: u32,
@@ -77,11 +82,13 @@ pub(in super::super) fn unpaid(
         .prepare_cached(
             "SELECT payment_hash FROM offers
              WHERE state = 'offered' AND payment_hash > ?1 AND expires_at < ?2
+                   AND (node = ?4 OR node IS NULL)
              ORDER BY payment_hash LIMIT ?3",
         )?
-        .query_map(params![after, signed(expired_before.0), limit], |row| {
-            Ok(PaymentHash(row.get(0)?))
-        })?
+        .query_map(
+            params![after, signed(expired_before.0), limit, node.0],
+            |row| Ok(PaymentHash(row.get(0)?)),
+        )?
         .collect::<rusqlite::Result<_>>()?;
     Ok(hashes)
 }
@@ -113,7 +120,7 @@ pub(in super::super) fn drop_expired_tokens(
 
 pub(in super::super) fn find_offer(db: &Connection, name: OfferName) -> Result<Option<OfferRow>> {
     const COLUMNS: &str = "SELECT payment_hash, token_id, service, amount_msat, created_at,
-        expires_at, valid_until FROM offers WHERE scheme = 'l402' AND ";
+        expires_at, valid_until, node FROM offers WHERE scheme = 'l402' AND ";
     let (condition, key) = match name {
         OfferName::PaymentHash(hash) => ("payment_hash = ?1", hash.0),
         OfferName::TokenId(id) => ("token_id = ?1", id.0),
@@ -130,6 +137,7 @@ pub(in super::super) fn find_offer(db: &Connection, name: OfferName) -> Result<O
                 created: UnixSeconds(unsigned(row, 4)?),
                 expires: UnixSeconds(unsigned(row, 5)?),
                 valid_until: validity(row, 6)?,
+                node: row.get::<_, Option<_>>(7)?.map(NodeId),
             })
         })
         .optional()?;
@@ -143,7 +151,7 @@ pub(in super::super) fn record_settlements(
 ) -> Result<Vec<Sale>> {
     let mut sales = Vec::new();
     for settlement in settlements {
-        sales.extend(record_sale(db, settlement)?);
+        sales.extend(record_sale(db, node, settlement)?);
     }
     // Settlements that were looked up one by one may carry no index; they move nothing.
     if let Some(last) = settlements
@@ -162,19 +170,21 @@ pub(in super::super) fn record_settlements(
 }
 
 /// The sale, if this payment is for an offer of ours and was not recorded yet.
-fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>> {
+fn record_sale(db: &Connection, node: NodeId, settlement: &Settlement) -> Result<Option<Sale>> {
     let sale = db
         .prepare_cached(
-            "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
-             SELECT payment_hash, scheme, service, ?2, ?3 FROM offers WHERE payment_hash = ?1
+            "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at, node)
+             SELECT payment_hash, scheme, service, ?2, ?3, coalesce(node, ?4)
+             FROM offers WHERE payment_hash = ?1
              ON CONFLICT DO NOTHING
-             RETURNING scheme, service",
+             RETURNING scheme, service, node",
         )?
         .query_row(
             params![
                 settlement.payment_hash.0,
                 signed(settlement.amount.get()),
-                signed(settlement.settled_at.0)
+                signed(settlement.settled_at.0),
+                node.0
             ],
             |row| {
                 Ok(Sale {
@@ -183,6 +193,7 @@ fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>>
                     service: row.get(1)?,
                     amount: settlement.amount,
                     settled_at: settlement.settled_at,
+                    node: row.get::<_, Option<_>>(2)?.map(NodeId),
                 })
             },
         )
@@ -197,7 +208,7 @@ fn record_sale(db: &Connection, settlement: &Settlement) -> Result<Option<Sale>>
 pub(in super::super) fn find_sale(db: &Connection, hash: PaymentHash) -> Result<Option<Sale>> {
     let found = db
         .prepare_cached(
-            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at, node FROM sales
              WHERE payment_hash = ?1",
         )?
         .query_row([hash.0], sale)
@@ -212,6 +223,7 @@ fn sale(row: &Row<'_>) -> rusqlite::Result<Sale> {
         service: row.get(2)?,
         amount: msat(row, 3)?,
         settled_at: UnixSeconds(unsigned(row, 4)?),
+        node: row.get::<_, Option<_>>(5)?.map(NodeId),
     })
 }
 
@@ -230,7 +242,7 @@ pub(in super::super) fn sales(
 ) -> Result<Vec<Sale>> {
     let sales = db
         .prepare_cached(
-            "SELECT payment_hash, scheme, service, amount_msat, settled_at FROM sales
+            "SELECT payment_hash, scheme, service, amount_msat, settled_at, node FROM sales
              WHERE settled_at >= ?1 ORDER BY settled_at, payment_hash LIMIT ?2",
         )?
         .query_map(params![signed(since.0), limit], sale)?

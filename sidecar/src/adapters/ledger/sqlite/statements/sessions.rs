@@ -130,7 +130,9 @@ fn insert_session(db: &Connection, new: &NewSession, now: Now) -> Result<bool> {
             "INSERT INTO sessions (session_id, service, deposited_sat, return_invoice, return_hash,
                                    return_expires_at, close_by, node, generation,
                                    newest_generation, idle_timeout_seconds, opened_ms, active_ms)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, ?10, ?11, ?12
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7,
+                    coalesce((SELECT node FROM sales WHERE payment_hash = ?1), ?8),
+                    ?9, ?9, ?10, ?11, ?12
              WHERE NOT EXISTS (SELECT 1 FROM refunds WHERE return_hash = ?5)
              ON CONFLICT (return_hash) DO NOTHING",
         )?
