@@ -65,7 +65,8 @@ pub(crate) async fn owe<L: Ledger>(ledger: &L, owed: Owed) {
 const OTHER: NodeId = NodeId([3; 33]);
 const ONE: WorkerId = WorkerId([1; 16]);
 const TWO: WorkerId = WorkerId([2; 16]);
-const LONG: Duration = Duration::from_secs(3_600);
+/// Below the hour past which a hold is taken for one from before the clock was set back.
+const LONG: Duration = Duration::from_secs(600);
 const CAPS: RefundCaps = RefundCaps {
     in_flight: 100,
     daily_fees: Sat::MAX,
