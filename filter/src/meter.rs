@@ -34,10 +34,13 @@
 //! - The stream has ended: all has to be paid before any of it leaves.
 
 mod backlog;
+mod standing;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use self::backlog::Backlog;
+pub use self::step::{Change, Go, Step, Till};
 
 /// With more bytes than this waiting here the upstream is slowed down.
 pub const SOFT_LIMIT: usize = 256 * 1024;
@@ -59,76 +62,6 @@ const LARGE_CHUNK: usize = 16 * 1024;
 const HUGE_CHUNK: usize = 48 * 1024;
 /// So many units are had at once or not at all: to wait for all of them is no loss.
 const FEW: usize = 8;
-
-/// Where units come from.
-pub trait Till {
-    /// Takes one unit of the price; `false` if there is none just now.
-    fn take(&mut self) -> bool;
-    /// The event that says what the stream has cost.
-    fn receipt(&self, units: u64) -> String;
-}
-
-/// What becomes of the response's body buffer.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Change {
-    /// It stays.
-    Keep,
-    /// It becomes this.
-    Replace(Vec<u8>),
-    /// This is added to it.
-    Append(Vec<u8>),
-}
-
-/// What Envoy is to do with the stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Go {
-    /// Go on.
-    On,
-    /// Keep what is in the buffer.
-    Stop,
-    /// The same, and slow the upstream down when the buffer is full.
-    Press,
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[must_use]
-pub struct Step {
-    /// First.
-    pub change: Change,
-    /// Then: let go what is in the buffer.
-    pub resume: bool,
-    /// Or: end the stream, now that the client has all that it will get.
-    pub close: bool,
-    /// The value that a callback of the stream returns; without meaning for a tick.
-    pub go: Go,
-}
-
-impl Step {
-    /// Nothing.
-    pub const NOTHING: Self = Self {
-        change: Change::Keep,
-        resume: false,
-        close: false,
-        go: Go::On,
-    };
-
-    const fn go(go: Go) -> Self {
-        Self {
-            go,
-            ..Self::NOTHING
-        }
-    }
-
-    const fn resume(change: Change, go: Go) -> Self {
-        Self {
-            change,
-            resume: true,
-            close: false,
-            go,
-        }
-    }
-}
 
 /// What the last callback of the stream said, and what that means.
 #[derive(Debug)]
@@ -614,87 +547,5 @@ impl Meter {
             }
             Mode::Cut | Mode::Over => Step::NOTHING,
         }
-    }
-
-    /// A unit is lacking, and a tick could tell the client so.
-    #[must_use]
-    pub const fn wants_word(&self) -> bool {
-        matches!(self.mode, Mode::Stopped { .. })
-            && self.backlog.lacks()
-            && !self.has_ended
-            && !self.is_told
-    }
-
-    /// The same for the next chunk, where a tick cannot.
-    #[must_use]
-    pub const fn wants_word_with_chunk(&self) -> bool {
-        matches!(self.mode, Mode::Pressing { .. }) && self.backlog.lacks() && !self.is_told
-    }
-
-    /// Units are lacking.
-    #[must_use]
-    pub const fn is_waiting(&self) -> bool {
-        match self.mode {
-            Mode::Passing | Mode::Stopped { .. } | Mode::Pressing { .. } => self.backlog.lacks(),
-            Mode::Pressed { owed, .. } => owed > 0,
-            Mode::Cut | Mode::Over => false,
-        }
-    }
-
-    /// A tick could do something, also without a unit.
-    #[must_use]
-    pub const fn wants_tick(&self) -> bool {
-        match self.mode {
-            Mode::Passing | Mode::Over => false,
-            Mode::Pressing { kept } => kept > 0,
-            Mode::Stopped { kept } => (kept > 0 || self.backlog.open() > 0) && !self.is_stuck(),
-            Mode::Pressed { owed, .. } => owed == 0,
-            Mode::Cut => true,
-        }
-    }
-
-    /// The stream has ended, and nothing of it may leave before all is paid.
-    const fn is_stuck(&self) -> bool {
-        self.has_ended && self.backlog.lacks()
-    }
-
-    /// Units taken so far, the one that came with the request included. While more is owed for what
-    /// Envoy keeps, that only grows as it is paid.
-    #[must_use]
-    pub const fn taken(&self) -> u64 {
-        match self.mode {
-            Mode::Pressed { owed, .. } => self.backlog.units().saturating_sub(owed),
-            _ => self.backlog.units(),
-        }
-    }
-
-    /// Nothing waits, neither here nor in Envoy's buffer, and more may come.
-    #[must_use]
-    pub const fn is_quiet(&self) -> bool {
-        matches!(self.mode, Mode::Passing) && !self.backlog.lacks()
-    }
-
-    /// Envoy has all of the stream.
-    #[must_use]
-    pub const fn is_over(&self) -> bool {
-        matches!(self.mode, Mode::Over)
-    }
-
-    /// Bytes that wait here.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.backlog.len()
-    }
-
-    /// Units that were taken for events that have not left, should the stream be gone now, or that
-    /// have bought nothing by its end.
-    #[must_use]
-    pub fn unsent(&self) -> u64 {
-        let pressed = match self.mode {
-            Mode::Pressed { paid, .. } => paid,
-            _ => self.wasted,
-        };
-        let prepaid = self.has_ended && self.backlog.has_prepaid();
-        self.backlog.unsent() + pressed + u64::from(prepaid)
     }
 }
