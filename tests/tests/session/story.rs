@@ -125,10 +125,22 @@ async fn a_session_from_its_deposit_to_its_refund() -> anyhow::Result<()> {
     story(&gate).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_on_real_nodes_balances_to_the_sat() -> anyhow::Result<()> {
-    let regtest = Regtest::start("session-lnd")?;
-    let builder = selling(Gate::lnd("session-lnd-gate", &regtest));
+async fn on_real_nodes(name: &str, ledger: Value) -> anyhow::Result<()> {
+    let regtest = Regtest::start(name)?;
+    let gate = format!("{name}-gate");
+    let builder = selling(Gate::lnd(&gate, &regtest)).sidecar(ledger);
     let gate = builder.envoy(|envoy| envoy.concurrency = 2).start().await?;
     story(&gate).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_on_real_nodes_balances_to_the_sat() -> anyhow::Result<()> {
+    on_real_nodes("session-lnd", json!({})).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_on_real_nodes_and_postgresql_balances_to_the_sat() -> anyhow::Result<()> {
+    let database = tokio::task::spawn_blocking(test_postgres::database).await??;
+    let ledger = json!({ "ledger": { "postgres": { "url": database.url() } } });
+    on_real_nodes("session-lnd-postgres", ledger).await
 }
