@@ -10,6 +10,7 @@ mod deps;
 mod dist;
 mod doctor;
 mod fuzz;
+mod link;
 mod paths;
 mod postlink;
 mod run;
@@ -63,6 +64,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "dist" => dist::command(),
         "setup" => tools::all(),
         "doctor" => doctor::command(),
+        link::FLAVOR => link::command(args),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

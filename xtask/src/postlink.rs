@@ -1,57 +1,61 @@
-//! The step after linking the filter: our entry points take the place of the SDK's.
+//! The step after linking the filter: our entry points take the names of the ABI.
 //!
-//! The SDK exports every callback there is, and Envoy calls each exported one on each request, so
-//! an unused export costs time. Defining the SDK's names ourselves would be a clash at link time;
-//! so the filter exports `boltgate_on_x`, and here that function becomes `proxy_on_x`. Every other
-//! export goes, and with it the code that only it could reach.
+//! The SDK defines every callback there is, under the ABI's names, and Envoy calls each exported
+//! one on each request. Ours cannot be defined under the same names; so the filter exports
+//! `boltgate_on_x`, the SDK's are not exported at all ([`crate::link`]), and here `boltgate_on_x`
+//! is renamed to `proxy_on_x`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use walrus::{ExportItem, FunctionId, Module, ModuleConfig};
+use walrus::{ExportItem, FunctionId, Module, ModuleConfig, ValType};
 
 /// Prefix of the filter's own entry points.
 const OURS: &str = "boltgate_on_";
-/// Prefix of the ABI's callbacks, under which the SDK exports its own.
-const ABI: &str = "proxy_on_";
+/// Prefix of the ABI's callbacks, under which the SDK defines its own.
+pub(crate) const ABI: &str = "proxy_on_";
 /// What Envoy needs besides the callbacks.
 const KEPT: [&str; 3] = ["memory", "_initialize", "proxy_abi_version_0_2_1"];
 
 /// Reads the linked filter at `input` and writes the module that Envoy loads to `output`.
 ///
 /// # Errors
-/// If a file cannot be read or written, if an entry point of ours has no counterpart of the same
-/// signature in the SDK, or if something that Envoy needs is missing.
+/// If a file cannot be read or written, if the module has callbacks of the SDK, or if something
+/// that Envoy needs is missing.
 pub(crate) fn postlink(input: &Path, output: &Path) -> Result<()> {
-    let wasm = std::fs::read(input).with_context(|| format!("reading {}", input.display()))?;
-    let linked = relink(&wasm).with_context(|| format!("in {}", input.display()))?;
-    std::fs::write(output, linked).with_context(|| format!("writing {}", output.display()))
+    let wasm = fs::read(input).with_context(|| format!("reading {}", input.display()))?;
+    let renamed = rename(&wasm).with_context(|| format!("in {}", input.display()))?;
+    fs::write(output, renamed).with_context(|| format!("writing {}", output.display()))
 }
 
-fn relink(wasm: &[u8]) -> Result<Vec<u8>> {
-    let mut config = ModuleConfig::new();
-    config
-        .generate_name_section(false)
-        .generate_producers_section(false);
-    let mut module = config.parse(wasm)?;
+/// Sees that each callback of ours in `linked`, a module with the SDK's callbacks too, is one of
+/// the ABI and has its signature.
+///
+/// # Errors
+/// If the file cannot be read or a callback differs.
+pub(crate) fn check(linked: &Path) -> Result<()> {
+    let wasm = fs::read(linked).with_context(|| format!("reading {}", linked.display()))?;
+    check_signatures(&Module::from_buffer(&wasm)?)
+}
 
-    let ours = functions_with_prefix(&module, OURS);
+fn check_signatures(module: &Module) -> Result<()> {
+    let ours = functions_with_prefix(module, OURS);
     ensure!(
         !ours.is_empty(),
         "no export begins with `{OURS}`: not the filter"
     );
-    for (callback, function) in &ours {
-        put_in_place(&mut module, callback, *function)?;
-    }
-    delete_unused_exports(&mut module, &ours);
-    for name in KEPT {
+    let sdk = functions_with_prefix(module, ABI);
+    for (callback, function) in ours {
+        let Some(of_sdk) = sdk.get(&callback) else {
+            bail!("`{OURS}{callback}`: the ABI has no `{ABI}{callback}`");
+        };
+        let (want, have) = (signature(module, *of_sdk), signature(module, function));
         ensure!(
-            module.exports.iter().any(|export| export.name == name),
-            "`{name}` is missing"
+            want == have,
+            "`{OURS}{callback}` is {have:?}, but `{ABI}{callback}` is {want:?}"
         );
     }
-    walrus::passes::gc::run(&mut module);
-    Ok(module.emit_wasm())
+    Ok(())
 }
 
 /// Exported functions by the part of their name after `prefix`.
@@ -68,57 +72,51 @@ fn functions_with_prefix(module: &Module, prefix: &str) -> BTreeMap<String, Func
         .collect()
 }
 
-fn put_in_place(module: &mut Module, callback: &str, function: FunctionId) -> Result<()> {
-    let name = format!("{ABI}{callback}");
-    let signature = |function| {
-        let (parameters, results) = module.types.params_results(module.funcs.get(function).ty());
-        (parameters.to_vec(), results.to_vec())
-    };
-    let sdk = module
-        .exports
-        .iter()
-        .find(|export| export.name == name)
-        .with_context(|| format!("`{OURS}{callback}`: the ABI has no `{name}`"))?;
-    let ExportItem::Function(replaced) = sdk.item else {
-        bail!("`{name}` is not a function")
-    };
-    let (want, have) = (signature(replaced), signature(function));
-    ensure!(
-        want == have,
-        "`{OURS}{callback}` is {have:?}, but `{name}` is {want:?}"
-    );
-    let id = sdk.id();
-    module.exports.get_mut(id).item = ExportItem::Function(function);
-    Ok(())
+fn signature(module: &Module, function: FunctionId) -> (&[ValType], &[ValType]) {
+    module.types.params_results(module.funcs.get(function).ty())
 }
 
-fn delete_unused_exports(module: &mut Module, ours: &BTreeMap<String, FunctionId>) {
-    let unused: Vec<_> = module
-        .exports
-        .iter()
-        .filter(|export| {
-            let used = KEPT.contains(&export.name.as_str())
-                || export
-                    .name
-                    .strip_prefix(ABI)
-                    .is_some_and(|name| ours.contains_key(name));
-            !used
-        })
-        .map(walrus::Export::id)
-        .collect();
-    for id in unused {
-        module.exports.delete(id);
+fn rename(wasm: &[u8]) -> Result<Vec<u8>> {
+    let mut config = ModuleConfig::new();
+    config
+        .generate_name_section(false)
+        .generate_producers_section(false);
+    let mut module = config.parse(wasm)?;
+
+    let mut callbacks = 0;
+    for export in module.exports.iter_mut() {
+        if let Some(callback) = export.name.strip_prefix(OURS) {
+            export.name = format!("{ABI}{callback}");
+            callbacks += 1;
+        } else {
+            ensure!(
+                KEPT.contains(&export.name.as_str()),
+                "exports `{}`: not linked by `cargo xtask build`",
+                export.name
+            );
+        }
     }
+    ensure!(
+        callbacks > 0,
+        "no export begins with `{OURS}`: not the filter"
+    );
+    for name in KEPT {
+        ensure!(
+            module.exports.iter().any(|export| export.name == name),
+            "`{name}` is missing"
+        );
+    }
+    Ok(module.emit_wasm())
 }
 
 #[cfg(test)]
 mod tests {
-    use walrus::{FunctionBuilder, ValType};
+    use walrus::FunctionBuilder;
 
     use super::*;
 
     /// A module that exports `name` as functions of as many `i32` as given.
-    fn linked(functions: &[(&str, usize)]) -> Vec<u8> {
+    fn linked(functions: &[(&str, usize)]) -> Module {
         let mut module = Module::default();
         let memory = module.memories.add_local(false, false, 1, None, None);
         module.exports.add("memory", memory);
@@ -130,68 +128,58 @@ mod tests {
             let function = builder.finish(arguments, &mut module.funcs);
             module.exports.add(name, function);
         }
-        module.emit_wasm()
+        module
     }
 
-    const NEEDED: [(&str, usize); 2] = [("_initialize", 0), ("proxy_abi_version_0_2_1", 0)];
+    fn renamed(functions: &[(&str, usize)]) -> Result<Vec<String>> {
+        let needed = [("_initialize", 0), ("proxy_abi_version_0_2_1", 0)];
+        let all: Vec<_> = needed.iter().chain(functions).copied().collect();
+        let module = Module::from_buffer(&rename(&linked(&all).emit_wasm())?)?;
+        let names = module.exports.iter().map(|export| export.name.clone());
+        Ok(names.collect())
+    }
 
-    fn relinked(functions: &[(&str, usize)]) -> Result<Vec<String>> {
-        let all: Vec<_> = NEEDED.iter().chain(functions).copied().collect();
-        let module = Module::from_buffer(&relink(&linked(&all))?)?;
-        let mut names: Vec<_> = module
-            .exports
-            .iter()
-            .map(|export| export.name.clone())
-            .collect();
+    fn refusal(checked: Result<impl Sized>) -> String {
+        checked.err().unwrap().to_string()
+    }
+
+    #[test]
+    fn callbacks_of_ours_get_the_names_of_the_abi() {
+        let mut names = renamed(&[("boltgate_on_tick", 1)]).unwrap();
         names.sort();
-        Ok(names)
-    }
-
-    #[test]
-    fn only_callbacks_of_ours_stay_exported() {
-        let names = relinked(&[
-            ("proxy_on_tick", 1),
-            ("proxy_on_log", 1),
-            ("boltgate_on_tick", 1),
-            ("__heap_base", 0),
-        ]);
-        assert_eq!(
-            names.unwrap(),
-            [
-                "_initialize",
-                "memory",
-                "proxy_abi_version_0_2_1",
-                "proxy_on_tick"
-            ]
-        );
-    }
-
-    #[test]
-    fn code_that_only_a_deleted_export_reached_is_gone() {
-        let functions = [
-            ("proxy_on_tick", 1),
-            ("proxy_on_log", 1),
-            ("boltgate_on_tick", 1),
+        let expected = [
+            "_initialize",
+            "memory",
+            "proxy_abi_version_0_2_1",
+            "proxy_on_tick",
         ];
-        let all: Vec<_> = NEEDED.iter().chain(&functions).copied().collect();
-        let module = Module::from_buffer(&relink(&linked(&all)).unwrap()).unwrap();
-        assert_eq!(module.funcs.iter().count(), 3);
+        assert_eq!(names, expected);
     }
 
     #[test]
-    fn another_signature_is_refused() {
-        let error = relinked(&[("proxy_on_tick", 1), ("boltgate_on_tick", 2)]).unwrap_err();
-        assert!(error.to_string().contains("`boltgate_on_tick`"), "{error}");
-    }
-
-    #[test]
-    fn a_callback_unknown_to_the_abi_is_refused() {
-        let error = relinked(&[("boltgate_on_tock", 1)]).unwrap_err();
-        assert!(error.to_string().contains("proxy_on_tock"), "{error}");
+    fn a_module_with_callbacks_of_the_sdk_is_refused() {
+        let error = refusal(renamed(&[("boltgate_on_tick", 1), ("proxy_on_log", 1)]));
+        assert!(error.contains("`proxy_on_log`"), "{error}");
     }
 
     #[test]
     fn a_module_without_callbacks_of_ours_is_refused() {
-        assert!(relinked(&[("proxy_on_tick", 1)]).is_err());
+        assert!(refusal(renamed(&[])).contains("not the filter"));
+        assert!(refusal(check_signatures(&linked(&[("proxy_on_tick", 1)]))).contains("not the"));
+    }
+
+    #[test]
+    fn the_signature_of_a_callback_has_to_be_that_of_the_sdk() {
+        let same = [("proxy_on_tick", 1), ("boltgate_on_tick", 1)];
+        check_signatures(&linked(&same)).unwrap();
+        let other = [("proxy_on_tick", 1), ("boltgate_on_tick", 2)];
+        let error = refusal(check_signatures(&linked(&other)));
+        assert!(error.contains("`boltgate_on_tick`"), "{error}");
+    }
+
+    #[test]
+    fn a_callback_unknown_to_the_abi_is_refused() {
+        let error = refusal(check_signatures(&linked(&[("boltgate_on_tock", 1)])));
+        assert!(error.contains("proxy_on_tock"), "{error}");
     }
 }
