@@ -331,6 +331,7 @@ impl Gate {
         self.state.restock_all(&self.config, now_ms);
         if payment::IS_BUILT_IN {
             self.state.expire_claims(now_ms);
+            self.state.make_claims(&self.config, now_ms);
             self.state.tell_abandoned(&self.config, now_ms);
             self.state.expire_errands(now);
             self.state.expire_askers(now_ms);
@@ -351,6 +352,7 @@ impl Gate {
         waiting.has_due()
             || payment::IS_BUILT_IN
                 && (waiting.units.len() > 0
+                    || self.state.claims.has_ready()
                     || self.state.sessions.reports.are_urgent()
                     || self.state.sessions.streams.want_ticks())
     }

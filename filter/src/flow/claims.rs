@@ -1,13 +1,15 @@
 //! Claims: of all requests that present one paid charge, one is forwarded (design sections 5, 6).
 //!
-//! A request asks once, under a name of its own, and is held meanwhile. Whatever ends otherwise
-//! than with forwarding what was won is abandoned: told to the sidecar again and again until it
-//! has heard, so that a fault of ours never costs the buyer the payment.
+//! A request asks once, under a name of its own, and is held meanwhile. A call costs Envoy more
+//! than all the rest of a request: claims that come while one is under way go together in the next,
+//! as the ledger commits them together too. Whatever ends otherwise than with forwarding what was
+//! won is abandoned: told to the sidecar again and again until it has heard, so that a fault of ours
+//! never costs the buyer the payment.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use protocol::api::charge::{ABANDON_PATH, CLAIM_PATH, MAX_ABANDONED};
+use protocol::api::charge::{ABANDON_PATH, CLAIM_PATH, MAX_ABANDONED, MAX_CLAIMS};
 use protocol::encoding::hex_encode;
 use protocol::hash::sha256;
 use protocol::payment::Charge;
@@ -27,6 +29,8 @@ use protocol::json::Json;
 
 /// Attempts that are to be abandoned, at most: with as many no further claim is made.
 const MOST: usize = 16_384;
+/// A call that takes longer keeps no other claim waiting: it may be a fault of one sidecar alone.
+const SLOW_MS: u64 = 20;
 
 /// Who waits for the answer to a claim.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub(super) struct Claimant {
     pub(super) number: u64,
     attempt: Attempt,
     claiming: Claiming,
+    /// The service asks for a payment that the node has settled.
+    settled: bool,
 }
 
 /// One attempt to claim a payment.
@@ -70,13 +76,43 @@ impl Claimed {
 #[derive(Default)]
 pub(super) struct Claims {
     numbers: u64,
+    /// Numbers of claims for which nobody has been asked yet, oldest first.
+    ready: VecDeque<u64>,
+    /// Calls with claims that are not answered yet.
+    calls: Vec<ClaimCall>,
     /// Oldest first.
     abandoned: VecDeque<Attempt>,
     /// Number of the batch under way, how many it has, and when it was sent.
     batch: Option<(u64, usize, u64)>,
 }
 
+/// A call with claims.
+struct ClaimCall {
+    number: u64,
+    /// Numbers of its claims, in their order there.
+    claims: Vec<u64>,
+    sent_ms: u64,
+    /// It may have to wait for the node, and nobody waits for it.
+    settled: bool,
+}
+
 impl Claims {
+    /// Claims wait for a call to be answered.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Claims that are ready may be made now.
+    fn may_call(&self, now_ms: u64) -> bool {
+        let is_young = |call: &ClaimCall| !call.settled && now_ms.abs_diff(call.sent_ms) < SLOW_MS;
+        self.has_ready() && (self.ready.len() >= MAX_CLAIMS || !self.calls.iter().any(is_young))
+    }
+
+    const fn next_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.abandoned.len() >= MOST
     }
@@ -104,18 +140,21 @@ enum Verdict {
 }
 
 impl Verdict {
-    /// Only what the sidecar itself says counts ([`protocol::api::charge::Claim`]).
-    fn of(answer: &Answer<'_>) -> Self {
+    /// Only what the sidecar itself says of each of that many claims counts
+    /// ([`protocol::api::charge::Claim`]).
+    fn all_of(answer: &Answer<'_>, count: usize) -> Option<Vec<Self>> {
         if !answer.is_marked || answer.status != 200 {
-            return Self::Fault;
+            return None;
         }
-        let json = Json::parse(answer.body);
-        match json.as_ref().and_then(|json| json.text("claim")) {
+        let json = Json::parse(answer.body)?;
+        let claims = json.list("claims").filter(|claims| claims.len() == count)?;
+        let verdicts = claims.iter().map(|claim| match claim.as_text() {
             Some("won") => Self::Won,
             Some("lost") => Self::Lost,
             Some("busy" | "unsettled") => Self::NotNow,
             _ => Self::Fault,
-        }
+        });
+        Some(verdicts.collect())
     }
 }
 
@@ -134,36 +173,19 @@ pub(super) struct Claiming {
 impl State {
     /// Asks for a claim and holds the request meanwhile; `false` if nobody can be asked.
     pub(super) fn claim(&mut self, config: &PluginConfig, claiming: Claiming, now_ms: u64) -> bool {
-        let (service, charge) = (claiming.service, &claiming.charge);
-        let Some((name, terms)) = self.names.get(service).zip(self.terms(config, service)) else {
+        let Some(terms) = self.terms(config, claiming.service) else {
             return false;
         };
-        self.claims.numbers += 1;
-        let number = self.claims.numbers;
-        let attempt = Attempt {
-            name: self.sidecar.name_of_attempt(number),
-            payment_hash: charge.payment_hash.to_string(),
-            expires: charge.expires,
-        };
-        let body = Object::with_capacity(512)
-            .text("vm", self.sidecar.vm())
-            .text("attempt", &attempt.name)
-            .text("payment_hash", &attempt.payment_hash)
-            .text("challenge_id", &charge.challenge_id)
-            .text("service", name)
-            .number("amount", charge.amount.get())
-            .number("expires", charge.expires.0)
-            .boolean("settled", terms.settled)
-            .finish();
-        let kind = CallKind::Claim { number };
-        let target = ("POST", CLAIM_PATH.to_owned());
-        let cluster = &config.sidecar.cluster;
-        if !self
-            .sidecar
-            .call(config, kind, cluster, target, body.into_bytes())
-        {
+        if !self.sidecar.has_token() {
             return false;
         }
+        let number = self.claims.next_number();
+        let attempt = Attempt {
+            name: self.sidecar.name_of_attempt(number),
+            payment_hash: claiming.charge.payment_hash.to_string(),
+            expires: claiming.charge.expires,
+        };
+        let settled = terms.settled;
         self.waiting.for_claim(Waiter {
             stream: claiming.stream,
             since_ms: now_ms,
@@ -172,9 +194,69 @@ impl State {
                 number,
                 attempt,
                 claiming,
+                settled,
             }),
         });
+        if settled {
+            self.call_for(config, &[number], settled, now_ms);
+        } else {
+            self.claims.ready.push_back(number);
+            self.make_claims(config, now_ms);
+        }
         true
+    }
+
+    /// Asks for what is ready, if it is time.
+    pub(super) fn make_claims(&mut self, config: &PluginConfig, now_ms: u64) {
+        while self.claims.may_call(now_ms) {
+            let count = self.claims.ready.len().min(MAX_CLAIMS);
+            let numbers: Vec<u64> = self.claims.ready.drain(..count).collect();
+            self.call_for(config, &numbers, false, now_ms);
+        }
+    }
+
+    /// Makes these claims, but those whose requests wait no longer.
+    fn call_for(&mut self, config: &PluginConfig, numbers: &[u64], settled: bool, now_ms: u64) {
+        let claimants = numbers.iter().filter_map(|number| {
+            let claimant = self.waiting.claimant_of(*number)?;
+            let service = self.names.get(claimant.claiming.service)?;
+            Some((claimant, service))
+        });
+        let claimants: Vec<_> = claimants.collect();
+        let claims: Vec<u64> = claimants.iter().map(|(one, _)| one.number).collect();
+        if claims.is_empty() {
+            return;
+        }
+        let body = Object::with_capacity(512 * (claims.len() + 1))
+            .text("vm", self.sidecar.vm())
+            .objects("claims", &claimants, |object, (claimant, service)| {
+                let charge = &claimant.claiming.charge;
+                object
+                    .text("attempt", &claimant.attempt.name)
+                    .text("payment_hash", &claimant.attempt.payment_hash)
+                    .text("challenge_id", &charge.challenge_id)
+                    .text("service", service)
+                    .number("amount", charge.amount.get())
+                    .number("expires", charge.expires.0)
+                    .boolean("settled", claimant.settled);
+            })
+            .finish();
+        let number = self.claims.next_number();
+        let kind = CallKind::Claim { number };
+        let target = ("POST", CLAIM_PATH.to_owned());
+        let cluster = &config.sidecar.cluster;
+        // Without a call they are told to come again once they have waited too long.
+        if self
+            .sidecar
+            .call(config, kind, cluster, target, body.into_bytes())
+        {
+            self.claims.calls.push(ClaimCall {
+                number,
+                claims,
+                sent_ms: now_ms,
+                settled,
+            });
+        }
     }
 
     /// Who has waited too long is told to come again.
@@ -205,8 +287,7 @@ impl State {
         if count == 0 {
             return;
         }
-        claims.numbers += 1;
-        let number = claims.numbers;
+        let number = claims.next_number();
         claims.batch = Some((number, count, now_ms));
         let attempts = claims.abandoned.iter().take(count);
         let body = Object::with_capacity(128 * (count + 1))
@@ -226,18 +307,32 @@ impl State {
 }
 
 impl Gate {
+    /// A call with claims is answered, or failed.
     pub(super) fn claimed(&mut self, number: u64, answer: &Answer<'_>, now_ms: u64) -> CallResult {
-        let state = &mut self.state;
-        let verdict = Verdict::of(answer);
-        let result = match verdict {
-            Verdict::Won | Verdict::Lost => CallResult::Ok,
-            Verdict::NotNow => CallResult::Refused,
-            Verdict::Fault if answer.is_marked => CallResult::Refused,
-            Verdict::Fault => CallResult::Failed,
+        let calls = &mut self.state.claims.calls;
+        let Some(place) = calls.iter().position(|call| call.number == number) else {
+            return CallResult::Failed;
         };
+        let claims = calls.swap_remove(place).claims;
+        let verdicts = Verdict::all_of(answer, claims.len());
+        let result = match &verdicts {
+            Some(_) => CallResult::Ok,
+            None if answer.is_marked => CallResult::Refused,
+            None => CallResult::Failed,
+        };
+        let verdicts = verdicts.unwrap_or_else(|| vec![Verdict::Fault; claims.len()]);
+        for (number, verdict) in claims.into_iter().zip(verdicts) {
+            self.decided(number, verdict, answer, now_ms);
+        }
+        self.state.make_claims(&self.config, now_ms);
+        result
+    }
+
+    fn decided(&mut self, number: u64, verdict: Verdict, answer: &Answer<'_>, now_ms: u64) {
+        let state = &mut self.state;
         // Who is not there any more has been told to come again, and the attempt is abandoned.
         let Some(waiter) = state.waiting.claimant(number) else {
-            return result;
+            return;
         };
         let place = waiter.place();
         let Claimant {
@@ -293,7 +388,6 @@ impl Gate {
         if let Some(turn) = turn {
             state.waiting.is_due(place, turn);
         }
-        result
     }
 
     /// The sidecar has heard, or not, of a batch of abandoned attempts.

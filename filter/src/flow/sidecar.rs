@@ -26,9 +26,9 @@ pub enum CallKind {
         /// How many were asked for.
         count: u16,
     },
-    /// May this request be served for what it has paid?
+    /// May these requests be served for what they have paid?
     Claim {
-        /// Of the claim.
+        /// Of the call.
         number: u64,
     },
     /// Attempts that were not served.

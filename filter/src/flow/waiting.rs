@@ -227,7 +227,16 @@ impl Waiting {
         self.for_claims.push_back(waiter);
     }
 
-    /// Who made the claim of that number, unless it has been told to come again.
+    /// Who waits for the claim of that number, unless it has been told to come again.
+    pub(super) fn claimant_of(&self, number: u64) -> Option<&Claimant> {
+        let place = self
+            .for_claims
+            .binary_search_by_key(&number, |waiter| waiter.what.number)
+            .ok()?;
+        self.for_claims.get(place).map(|waiter| &*waiter.what)
+    }
+
+    /// The same, who waits no longer.
     pub(super) fn claimant(&mut self, number: u64) -> Option<Waiter<Box<Claimant>>> {
         let place = self
             .for_claims

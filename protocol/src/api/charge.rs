@@ -10,8 +10,11 @@ use crate::hash::PaymentHash;
 /// `POST` of [`ChargeOffersRequest`]: fresh invoices. 200 with [`ChargeOffers`]; 429 or 503 with
 /// `Retry-After` and a problem body when none may or can be made.
 pub const CHARGE_OFFERS_PATH: &str = "/v1/charges/offers";
-/// `POST` of [`ClaimRequest`]. 200 with [`ClaimAnswer`].
+/// `POST` of [`ClaimsRequest`]. 200 with [`ClaimsAnswer`]; after any other answer each attempt has to
+/// be abandoned.
 pub const CLAIM_PATH: &str = "/v1/charges/claim";
+/// Most claims in one [`ClaimsRequest`].
+pub const MAX_CLAIMS: usize = 64;
 /// `POST` of [`AbandonRequest`]. 200 with an empty object once all are abandoned for good.
 pub const ABANDON_PATH: &str = "/v1/charges/abandon";
 /// Most attempts in one [`AbandonRequest`].
@@ -56,13 +59,21 @@ pub struct ChargeOffer {
     pub expires: u64,
 }
 
-/// Body of `POST /v1/charges/claim`: everything else that could refuse this request has been
-/// looked at; may it be served for this payment?
+/// Body of `POST /v1/charges/claim`: claims of requests that came at about the same time.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimsRequest {
+    /// Name of the asking VM.
+    pub vm: String,
+    /// At least one, at most [`MAX_CLAIMS`].
+    pub claims: Vec<ClaimRequest>,
+}
+
+/// One claim: everything else that could refuse this request has been looked at; may it be served
+/// for this payment?
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimRequest {
-    /// Name of the asking VM.
-    pub vm: String,
     /// Random name of this attempt, 32 hex digits; never used for another request.
     pub attempt: String,
     /// What was paid.
@@ -79,11 +90,11 @@ pub struct ClaimRequest {
     pub settled: bool,
 }
 
-/// Answer to [`ClaimRequest`].
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ClaimAnswer {
-    /// Who has it.
-    pub claim: Claim,
+/// Answer to [`ClaimsRequest`].
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ClaimsAnswer {
+    /// Who has it: one answer for each claim, in the same order.
+    pub claims: Vec<Claim>,
 }
 
 /// What became of a claim.

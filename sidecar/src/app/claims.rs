@@ -4,8 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use protocol::amount::Sat;
-use protocol::api::charge::{AbandonRequest, Claim, ClaimRequest, MAX_ABANDONED};
+use protocol::api::charge::{
+    AbandonRequest, Claim, ClaimRequest, ClaimsRequest, MAX_ABANDONED, MAX_CLAIMS,
+};
 use protocol::time::UnixSeconds;
 
 use super::DEADLINE;
@@ -58,31 +61,53 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
         }
     }
 
-    /// Who has the payment. The answer to a lost answer is the same again; what an attempt won and
-    /// did not use must be [abandoned](Self::abandon), also after an error.
+    /// Who has each payment, decided at once and each for itself. The answer to a lost answer is the
+    /// same again; what an attempt won and did not use must be [abandoned](Self::abandon), after an
+    /// error each of them: some may have won.
     ///
     /// # Errors
-    /// Nonsense, or a ledger that fails or is slow.
-    pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, ClaimError> {
-        let work = tokio::time::timeout(DEADLINE, self.decide(request)).await;
+    /// Nonsense, or a ledger that fails or is slow, for any of them.
+    pub async fn claim(&self, request: &ClaimsRequest) -> Result<Vec<Claim>, ClaimError> {
+        check_vm(&request.vm)?;
+        if request.claims.is_empty() || request.claims.len() > MAX_CLAIMS {
+            return Err(ClaimError::Invalid("claims must be 1 to 64"));
+        }
+        let claims = request.claims.iter();
+        let claims = claims.map(|one| Ok((one, self.read(one)?)));
+        let claims = claims.collect::<Result<Vec<_>, ClaimError>>();
+        let claims = claims.inspect_err(|_| self.count(ClaimOutcome::Invalid))?;
+        let decided = claims
+            .into_iter()
+            .map(|(request, claim)| self.claim_one(request, claim));
+        join_all(decided).await.into_iter().collect()
+    }
+
+    async fn claim_one(
+        &self,
+        request: &ClaimRequest,
+        claim: NewClaim,
+    ) -> Result<Claim, ClaimError> {
+        let work = tokio::time::timeout(DEADLINE, self.decide(claim, request.settled)).await;
         let result = work.unwrap_or(Err(ClaimError::Timeout));
-        let outcome = match &result {
+        self.count(match &result {
             Ok(Claim::Won) => ClaimOutcome::Won,
             Ok(Claim::Lost) => ClaimOutcome::Lost,
             Ok(Claim::Busy) => ClaimOutcome::Busy,
             Ok(Claim::Unsettled) => ClaimOutcome::Unsettled,
             Err(ClaimError::Invalid(_)) => ClaimOutcome::Invalid,
             Err(ClaimError::Ledger(_) | ClaimError::Timeout) => ClaimOutcome::Ledger,
-        };
-        let labels = ClaimLabels { outcome };
-        self.metrics.claims.get_or_create(&labels).inc();
+        });
         tracing::debug!(payment_hash = %request.payment_hash, ?result, "claim");
         result
     }
 
-    async fn decide(&self, request: &ClaimRequest) -> Result<Claim, ClaimError> {
-        let claim = self.read(request)?;
-        if request.settled {
+    fn count(&self, outcome: ClaimOutcome) {
+        let labels = ClaimLabels { outcome };
+        self.metrics.claims.get_or_create(&labels).inc();
+    }
+
+    async fn decide(&self, claim: NewClaim, settled: bool) -> Result<Claim, ClaimError> {
+        if settled {
             let arrival = self.payments.arrival(claim.payment_hash).await?;
             if !matches!(arrival, Arrival::Sold(_) | Arrival::Foreign) {
                 return Ok(Claim::Unsettled);
@@ -98,7 +123,6 @@ impl<L: Ledger, N: Lightning> Claims<L, N> {
 
     /// Keeps nonsense out of the ledger.
     fn read(&self, request: &ClaimRequest) -> Result<NewClaim, ClaimError> {
-        check_vm(&request.vm)?;
         let id = &request.challenge_id;
         if !is_challenge_id(id) {
             return Err(ClaimError::Invalid("challenge_id is no id"));

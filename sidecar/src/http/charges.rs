@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use protocol::api::charge::{AbandonRequest, ChargeOffersRequest, ClaimAnswer, ClaimRequest};
+use protocol::api::charge::{AbandonRequest, ChargeOffersRequest, ClaimsAnswer, ClaimsRequest};
 use serde_json::json;
 
 use super::api::{ApiState, Received, json, read};
@@ -23,14 +23,14 @@ pub(super) async fn offers<L: Ledger, N: Lightning>(
     json(&offers)
 }
 
-/// If the filter goes away meanwhile, it abandons the attempt.
+/// If the filter goes away meanwhile, it abandons the attempts.
 pub(super) async fn claim<L: Ledger, N: Lightning>(
     State(state): State<Arc<ApiState<L, N>>>,
     body: Received,
 ) -> Result<Response, ApiProblem> {
-    let request: ClaimRequest = read(body)?;
-    let claim = state.app.claims.claim(&request).await?;
-    json(&ClaimAnswer { claim })
+    let request: ClaimsRequest = read(body)?;
+    let claims = state.app.claims.claim(&request).await?;
+    json(&ClaimsAnswer { claims })
 }
 
 pub(super) async fn abandon<L: Ledger, N: Lightning>(

@@ -9,7 +9,8 @@ use hyper::StatusCode;
 use protocol::amount::Sat;
 use protocol::api::charge::{
     ABANDON_PATH, AbandonRequest, Attempt, CHARGE_OFFERS_PATH, CLAIM_PATH, ChargeOffer,
-    ChargeOffers, ChargeOffersRequest, Claim, ClaimAnswer, ClaimRequest, MAX_ABANDONED,
+    ChargeOffers, ChargeOffersRequest, Claim, ClaimRequest, ClaimsAnswer, MAX_ABANDONED,
+    MAX_CLAIMS,
 };
 use protocol::hash::Preimage;
 use protocol::time::UnixSeconds;
@@ -20,12 +21,13 @@ use sidecar::domain::ports::Ledger as _;
 use tempfile::TempDir;
 
 use crate::process::{Program, write_config_on};
-use crate::support::{Answer, Api, Sidecar, Store, VM, eventually, on_each_ledger, pay};
+use crate::support::{Answer, Api, Sidecar, Store, VM, claims, eventually, on_each_ledger, pay};
 
 on_each_ledger! {
     a_paid_charge_is_won_once_and_is_a_sale,
     no_invoice_is_for_a_charge_and_for_a_token,
     of_many_presentations_at_once_one_wins,
+    claims_in_one_call_are_decided_in_their_order_each_for_itself,
     an_abandoned_attempt_costs_the_buyer_nothing,
     what_must_be_settled_is_won_only_when_the_node_says_so,
     the_longest_list_of_abandoned_attempts_is_read,
@@ -48,7 +50,6 @@ fn wish(count: u16) -> ChargeOffersRequest {
 
 fn claim_of(offer: &ChargeOffer, attempt: u8) -> ClaimRequest {
     ClaimRequest {
-        vm: VM.to_owned(),
         attempt: format!("{attempt:032x}"),
         payment_hash: offer.payment_hash,
         challenge_id: "7LCHF9ff5XBms3Src3hlyNwshUVNwr4sGcurbKhCdWQ".to_owned(),
@@ -83,10 +84,18 @@ async fn offer(api: Api) -> ChargeOffer {
 }
 
 async fn claim(api: Api, request: &ClaimRequest) -> Claim {
-    let answer = post(api, CLAIM_PATH, request).await;
+    let claims = claim_all(api, from_ref(request)).await;
+    let [claim] = claims[..] else {
+        panic!("{claims:?}")
+    };
+    claim
+}
+
+async fn claim_all(api: Api, requests: &[ClaimRequest]) -> Vec<Claim> {
+    let answer = post(api, CLAIM_PATH, &claims(requests)).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
-    let answer: ClaimAnswer = serde_json::from_slice(&answer.body).unwrap();
-    answer.claim
+    let answer: ClaimsAnswer = serde_json::from_slice(&answer.body).unwrap();
+    answer.claims
 }
 
 async fn abandon(api: Api, claims: &[ClaimRequest]) {
@@ -196,6 +205,31 @@ async fn of_many_presentations_at_once_one_wins(store: Store) {
     assert_eq!(won.count(), 1, "{answers:?}");
 }
 
+async fn claims_in_one_call_are_decided_in_their_order_each_for_itself(store: Store) {
+    let sidecar = Sidecar::dev_on(store, "").await;
+    let mut offers = vec![];
+    for _ in 0..MAX_CLAIMS / 2 {
+        offers.push(offer(sidecar.api).await);
+    }
+    // Of each payment two attempts, and the longest call there may be.
+    let twice = offers
+        .iter()
+        .flat_map(|offer| [claim_of(offer, 1), claim_of(offer, 2)]);
+    let decided = claim_all(sidecar.api, &twice.collect::<Vec<_>>()).await;
+    assert_eq!(decided.len(), MAX_CLAIMS);
+    for pair in decided.chunks(2) {
+        assert_eq!(pair, [Claim::Won, Claim::Busy]);
+    }
+    // The same answer once more, whoever else is in the call.
+    let again = [
+        claim_of(&offers[1], 2),
+        claim_of(&offers[0], 1),
+        claim_of(&offer(sidecar.api).await, 1),
+    ];
+    let decided = claim_all(sidecar.api, &again).await;
+    assert_eq!(decided, [Claim::Busy, Claim::Won, Claim::Won]);
+}
+
 async fn an_abandoned_attempt_costs_the_buyer_nothing(store: Store) {
     let sidecar = Sidecar::dev_on(store, "").await;
     let (api, offer) = (sidecar.api, offer(sidecar.api).await);
@@ -242,7 +276,7 @@ async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
     let good = claim_of(&offer, 1);
     let requests = [
         (CHARGE_OFFERS_PATH, json!(wish(1))),
-        (CLAIM_PATH, json!(good)),
+        (CLAIM_PATH, json!(claims(from_ref(&good)))),
         (ABANDON_PATH, json!(abandon_of(from_ref(&good)))),
     ];
     let with = |base: &Value, field: &str, value: Value| {
@@ -250,7 +284,13 @@ async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
         changed[field] = value;
         changed
     };
-    let [offers, claims, abandons] = requests.clone().map(|(_, body)| body);
+    let [offers, claiming, abandons] = requests.clone().map(|(_, body)| body);
+    // Between two that are good.
+    let with_claim = |field: &str, value: Value| {
+        let broken = with(&json!(good), field, value);
+        with(&claiming, "claims", json!([good, broken, good]))
+    };
+    let too_many = vec![&good; MAX_CLAIMS + 1];
     let many = vec![json!(abandon_of(from_ref(&good)).attempts[0]); MAX_ABANDONED + 1];
     for (path, body) in requests {
         for token in ["Bearer wrong", "Basic cmluZzI="] {
@@ -278,18 +318,20 @@ async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
         (CHARGE_OFFERS_PATH, with(&offers, "amount", json!(0.5))),
         (CHARGE_OFFERS_PATH, with(&offers, "service", json!("a b"))),
         (CHARGE_OFFERS_PATH, with(&offers, "request_id", json!(""))),
-        (CLAIM_PATH, with(&claims, "attempt", json!("00"))),
-        (CLAIM_PATH, with(&claims, "payment_hash", json!("00"))),
-        (CLAIM_PATH, with(&claims, "challenge_id", json!(""))),
-        (CLAIM_PATH, with(&claims, "challenge_id", json!("a\nb"))),
+        (CLAIM_PATH, with(&claiming, "claims", json!([]))),
+        (CLAIM_PATH, with(&claiming, "claims", json!(too_many))),
+        (CLAIM_PATH, with_claim("attempt", json!("00"))),
+        (CLAIM_PATH, with_claim("payment_hash", json!("00"))),
+        (CLAIM_PATH, with_claim("challenge_id", json!(""))),
+        (CLAIM_PATH, with_claim("challenge_id", json!("a\nb"))),
         (
             CLAIM_PATH,
-            with(&claims, "challenge_id", json!("a".repeat(129))),
+            with_claim("challenge_id", json!("a".repeat(129))),
         ),
-        (CLAIM_PATH, with(&claims, "service", json!(""))),
-        (CLAIM_PATH, with(&claims, "amount", json!(0))),
-        (CLAIM_PATH, with(&claims, "expires", json!(u64::MAX))),
-        (CLAIM_PATH, with(&claims, "expires", json!(-1))),
+        (CLAIM_PATH, with_claim("service", json!(""))),
+        (CLAIM_PATH, with_claim("amount", json!(0))),
+        (CLAIM_PATH, with_claim("expires", json!(u64::MAX))),
+        (CLAIM_PATH, with_claim("expires", json!(-1))),
         (ABANDON_PATH, with(&abandons, "attempts", json!(many))),
         (
             ABANDON_PATH,
@@ -305,9 +347,9 @@ async fn only_who_has_the_token_may_ask_and_nonsense_is_refused() {
 async fn the_longest_list_of_abandoned_attempts_is_read(store: Store) {
     let sidecar = Sidecar::dev_on(store, "").await;
     let offer = offer(sidecar.api).await;
-    let claims = vec![claim_of(&offer, 1); MAX_ABANDONED];
-    abandon(sidecar.api, &claims).await;
-    assert_eq!(claim(sidecar.api, &claims[0]).await, Claim::Busy);
+    let abandoned = vec![claim_of(&offer, 1); MAX_ABANDONED];
+    abandon(sidecar.api, &abandoned).await;
+    assert_eq!(claim(sidecar.api, &abandoned[0]).await, Claim::Busy);
     assert_eq!(claim(sidecar.api, &claim_of(&offer, 2)).await, Claim::Won);
 }
 

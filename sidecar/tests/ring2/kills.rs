@@ -5,7 +5,7 @@
 
 use hyper::StatusCode;
 use protocol::api::charge::{
-    ABANDON_PATH, AbandonRequest, Attempt, CLAIM_PATH, Claim, ClaimAnswer, ClaimRequest,
+    ABANDON_PATH, AbandonRequest, Attempt, CLAIM_PATH, Claim, ClaimRequest, ClaimsAnswer,
 };
 use protocol::api::session::{
     CLOSE_PATH, CloseAnswer, CloseRequest, CloseResult, OPEN_PATH, OpenAnswer, OpenRequest,
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use crate::process::{Program, read_log, run, write_config_on};
 use crate::session_client::{Buyer, DEPOSIT, offer, open_of, report, top_up_of};
 use crate::several::claim_of;
-use crate::support::{Answer, Store, VM, eventually, on_each_ledger, pay};
+use crate::support::{Answer, Store, VM, claims, eventually, on_each_ledger, pay};
 
 on_each_ledger! {
     killed_at_each_step_of_a_claim,
@@ -106,6 +106,12 @@ impl Shop {
         let answer = self.ask(path, body).await;
         self.has_died(step).await;
         answer
+    }
+
+    async fn claim(&mut self, claim: &ClaimRequest) -> Claim {
+        let one = claims(std::slice::from_ref(claim));
+        let answer: ClaimsAnswer = self.ask(CLAIM_PATH, &one).await;
+        answer.claims[0]
     }
 
     /// It has died at `step`, and runs again: until then the step stands in its file.
@@ -252,12 +258,14 @@ async fn killed_at_each_step_of_a_claim(store: Store) {
         let payment = payment as u32;
         let step = format!("claim.{step}");
         // The filter repeats what it did not hear the answer of, as the same attempt.
-        let won: ClaimAnswer = shop
-            .ask_over(&step, CLAIM_PATH, &claim_of(payment, 1))
-            .await;
-        assert_eq!(won.claim, Claim::Won, "{step}");
-        let other: ClaimAnswer = shop.ask(CLAIM_PATH, &claim_of(payment, 2)).await;
-        assert_ne!(other.claim, Claim::Won, "{step}");
+        let one = claims(&[claim_of(payment, 1)]);
+        let won: ClaimsAnswer = shop.ask_over(&step, CLAIM_PATH, &one).await;
+        assert_eq!(won.claims, [Claim::Won], "{step}");
+        assert_ne!(
+            shop.claim(&claim_of(payment, 2)).await,
+            Claim::Won,
+            "{step}"
+        );
     }
     shop.adds_up().await;
 }
@@ -268,15 +276,13 @@ async fn killed_at_each_step_of_abandoning_an_attempt(store: Store) {
         let payment = payment as u32;
         let step = format!("abandon.{step}");
         let refused = claim_of(payment, 1);
-        let won: ClaimAnswer = shop.ask(CLAIM_PATH, &refused).await;
-        assert_eq!(won.claim, Claim::Won);
+        assert_eq!(shop.claim(&refused).await, Claim::Won);
         let _: Value = shop
             .ask_over(&step, ABANDON_PATH, &abandon_of(&refused))
             .await;
-        let again: ClaimAnswer = shop.ask(CLAIM_PATH, &claim_of(payment, 2)).await;
-        assert_eq!(again.claim, Claim::Won, "{step}: the payment is free again");
-        let late: ClaimAnswer = shop.ask(CLAIM_PATH, &refused).await;
-        assert_ne!(late.claim, Claim::Won, "{step}");
+        let again = shop.claim(&claim_of(payment, 2)).await;
+        assert_eq!(again, Claim::Won, "{step}: the payment is free again");
+        assert_ne!(shop.claim(&refused).await, Claim::Won, "{step}");
     }
     shop.adds_up().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use protocol::amount::Sat;
-use protocol::api::charge::{CLAIM_PATH, Claim, ClaimAnswer, ClaimRequest};
+use protocol::api::charge::{CLAIM_PATH, Claim, ClaimRequest, ClaimsAnswer};
 use protocol::api::session::CLOSE_PATH;
 use protocol::hash::PaymentHash;
 use protocol::lease::Report;
@@ -18,14 +18,13 @@ use tempfile::TempDir;
 
 use crate::process::{Program, write_config_on};
 use crate::session_client::{self, DEPOSIT};
-use crate::support::{Answer, Api, Store, VM, eventually, pay};
+use crate::support::{Answer, Api, Store, claims, eventually, pay};
 
 /// Of payment number `payment`, by attempt number `attempt`.
 pub(crate) fn claim_of(payment: u32, attempt: u32) -> ClaimRequest {
     let mut hash = [7; 32];
     hash[..4].copy_from_slice(&payment.to_be_bytes());
     ClaimRequest {
-        vm: VM.to_owned(),
         attempt: format!("{attempt:032x}"),
         payment_hash: PaymentHash(hash),
         challenge_id: "7LCHF9ff5XBms3Src3hlyNwshUVNwr4sGcurbKhCdWQ".to_owned(),
@@ -51,14 +50,17 @@ async fn two(store: &Store) -> [(TempDir, Program); 2] {
 }
 
 async fn post(api: Api, request: &ClaimRequest) -> Answer {
-    let body = serde_json::to_vec(request).unwrap();
+    let body = serde_json::to_vec(&claims(std::slice::from_ref(request))).unwrap();
     api.send(api.request("POST", CLAIM_PATH, body)).await
 }
 
 fn read(answer: &Answer) -> Claim {
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
-    let answer: ClaimAnswer = serde_json::from_slice(&answer.body).unwrap();
-    answer.claim
+    let answer: ClaimsAnswer = serde_json::from_slice(&answer.body).unwrap();
+    let [claim] = answer.claims[..] else {
+        panic!("{answer:?}")
+    };
+    claim
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,9 +74,9 @@ async fn of_64_presentations_at_two_sidecars_one_wins_and_both_have_the_same_key
             let api = apis[attempt as usize % 2];
             tasks.spawn(async move { read(&post(api, &claim_of(payment, attempt)).await) });
         }
-        let claims = tasks.join_all().await;
-        let won = claims.iter().filter(|claim| **claim == Claim::Won);
-        assert_eq!(won.count(), 1, "{claims:?}");
+        let decided = tasks.join_all().await;
+        let won = decided.iter().filter(|claim| **claim == Claim::Won);
+        assert_eq!(won.count(), 1, "{decided:?}");
     }
     let [one, other] = apis.map(|api| async move { api.bootstrap(None).await.unwrap() });
     let (one, other) = (one.await, other.await);

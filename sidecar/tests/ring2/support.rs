@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use protocol::api::charge::{ClaimRequest, ClaimsRequest};
 use protocol::api::{
     BOOTSTRAP_PATH, Bootstrap, ClientHint, OFFERS_PATH, Offer, OfferTemplate, Offers, OffersRequest,
 };
@@ -23,6 +24,14 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const TOKEN: &str = "ring2-bearer-token-1";
 pub(crate) const PREVIOUS: &str = "ring2-bearer-token-0";
 pub(crate) const VM: &str = "0123456789abcdef0123456789abcdef";
+
+/// One call with these claims.
+pub(crate) fn claims(claims: &[ClaimRequest]) -> ClaimsRequest {
+    ClaimsRequest {
+        vm: VM.to_owned(),
+        claims: claims.to_vec(),
+    }
+}
 
 /// Which ledger a test runs on.
 #[derive(Clone, Debug)]

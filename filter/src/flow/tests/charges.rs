@@ -4,7 +4,7 @@ mod claims;
 mod credentials;
 mod offers;
 
-use protocol::api::charge::{AbandonRequest, ChargeOffersRequest, ClaimRequest};
+use protocol::api::charge::{AbandonRequest, ChargeOffersRequest, ClaimRequest, ClaimsRequest};
 use protocol::encoding::{base64url, base64url_decode, hex_encode};
 use protocol::hash::Preimage;
 use protocol::payment::Challenge;
@@ -143,8 +143,17 @@ impl Fixture {
         credential_for(line, |_| {})
     }
 
-    /// Presents a credential that has to be claimed.
+    /// Presents a credential that has to be claimed, and is at once.
     fn presented(&mut self, sent: &Sent) -> (CallKind, ClaimRequest) {
+        self.held(sent);
+        let (kind, mut claims) = self.claims().expect("a claim");
+        assert!(self.call().is_none(), "one call, and no more");
+        assert_eq!(claims.len(), 1);
+        (kind, claims.remove(0))
+    }
+
+    /// Presents a credential that has to be claimed.
+    fn held(&mut self, sent: &Sent) {
         match self.request(sent) {
             Decision::HoldCleaned(edits) => {
                 for (name, value) in apply(sent, &edits) {
@@ -154,13 +163,17 @@ impl Fixture {
             }
             other => panic!("expected to be held, found {other:?}"),
         }
-        let (kind, cluster, path, body) = self.call().expect("a claim");
+    }
+
+    /// The next call, which has claims.
+    fn claims(&mut self) -> Option<(CallKind, Vec<ClaimRequest>)> {
+        let (kind, cluster, path, body) = self.call()?;
         assert_eq!(
             (cluster.as_str(), path.as_str()),
             ("boltgate", "/v1/charges/claim")
         );
-        assert!(self.call().is_none(), "one call, and no more");
-        (kind, serde_json::from_slice(&body).unwrap())
+        let request: ClaimsRequest = serde_json::from_slice(&body).unwrap();
+        Some((kind, request.claims))
     }
 
     fn due_forward(&mut self) -> Note {

@@ -1,16 +1,21 @@
 //! The claim: of all who present one payment, one is forwarded.
 
+use protocol::api::charge::MAX_CLAIMS;
+
 use super::*;
 
 #[test]
 fn what_the_sidecar_says_of_a_claim_decides() {
     for (status, is_marked, body, seen, is_abandoned) in [
-        (200, true, r#"{"claim":"busy"}"#, 503, false),
-        (200, true, r#"{"claim":"unsettled"}"#, 503, false),
-        (200, true, r#"{"claim":"maybe"}"#, 503, true),
+        (200, true, r#"{"claims":["busy"]}"#, 503, false),
+        (200, true, r#"{"claims":["unsettled"]}"#, 503, false),
+        (200, true, r#"{"claims":["maybe"]}"#, 503, true),
+        (200, true, r#"{"claims":[]}"#, 503, true),
+        (200, true, r#"{"claims":["won","won"]}"#, 503, true),
+        (200, true, r#"{"claims":[true]}"#, 503, true),
         (200, true, "", 503, true),
-        (200, false, r#"{"claim":"won"}"#, 503, true),
-        (503, true, r#"{"claim":"won"}"#, 503, true),
+        (200, false, r#"{"claims":["won"]}"#, 503, true),
+        (503, true, r#"{"claims":["won"]}"#, 503, true),
         (401, true, "", 503, true),
         (504, false, "", 503, true),
         (0, false, "", 503, true),
@@ -35,7 +40,7 @@ fn what_the_sidecar_says_of_a_claim_decides() {
         // The same credential is tried again under another name.
         let (again, second) = gate.presented(&with_payment("/v1/x", &credential));
         assert_ne!(told.unwrap_or_default(), [second.attempt]);
-        gate.respond(again, 200, true, r#"{"claim":"won"}"#);
+        gate.respond(again, 200, true, r#"{"claims":["won"]}"#);
         gate.due_forward();
     }
 }
@@ -45,7 +50,7 @@ fn a_lost_claim_is_402_with_a_fresh_offer() {
     let mut gate = gate();
     let (credential, id) = gate.bought("/v3/x");
     let (kind, _) = gate.presented(&with_payment("/v3/x", &credential));
-    gate.respond(kind, 200, true, r#"{"claim":"lost"}"#);
+    gate.respond(kind, 200, true, r#"{"claims":["lost"]}"#);
     let reply = match gate.gate.next_due() {
         Some(due) => match gate.gate.answer(due) {
             Some(Decision::Reply(reply)) => *reply,
@@ -76,7 +81,7 @@ fn an_answer_too_late_is_no_answer_and_the_attempt_is_abandoned_until_heard() {
     let (kind, names) = gate.abandoned().unwrap();
     assert_eq!(names, std::slice::from_ref(&claim.attempt));
     assert_eq!(gate.due_statuses(), [503]);
-    gate.respond(claim_call, 200, true, r#"{"claim":"won"}"#);
+    gate.respond(claim_call, 200, true, r#"{"claims":["won"]}"#);
     assert!(gate.gate.next_due().is_none(), "decided once");
     // One batch at a time, again after each failure, and never after it was heard.
     assert!(gate.abandoned().is_none());
@@ -100,7 +105,7 @@ fn a_claim_that_was_won_in_vain_is_abandoned() {
         let mut gate = gate();
         let (credential, _) = gate.bought("/v1/x");
         let (kind, claim) = gate.presented(&with_payment("/v1/x", &credential));
-        gate.respond(kind, 200, true, r#"{"claim":"won"}"#);
+        gate.respond(kind, 200, true, r#"{"claims":["won"]}"#);
         let due = gate.gate.next_due().unwrap();
         let stream = due.stream;
         if is_gone {
@@ -120,7 +125,7 @@ fn a_claim_that_was_won_in_vain_is_abandoned() {
     let stream = gate.stream();
     assert!(gate.gate.holds(stream));
     gate.gate.let_go(stream);
-    gate.respond(kind, 200, true, r#"{"claim":"won"}"#);
+    gate.respond(kind, 200, true, r#"{"claims":["won"]}"#);
     assert!(gate.gate.next_due().is_none());
     assert_eq!(gate.abandoned().unwrap().1, [claim.attempt]);
 }
@@ -163,7 +168,7 @@ fn the_stream_that_was_paid_for_has_one_receipt() {
     let sent = with_payment("/v1/x", &credential).with("origin", "https://a.example");
     let (kind, claim) = gate.presented(&sent);
     let stream = gate.stream();
-    gate.respond(kind, 200, true, r#"{"claim":"won"}"#);
+    gate.respond(kind, 200, true, r#"{"claims":["won"]}"#);
     gate.due_forward();
     assert!(gate.gate.gives_receipts() && gate.gate.receipt_for(stream + 1).is_none());
     assert_eq!(gate.gate.next_request(), Some(stream));
@@ -200,7 +205,7 @@ fn a_paid_charge_is_claimed_once_and_forwarded_with_its_trusted_fields() {
             gate.gate.next_due().is_none(),
             "nothing is decided before the answer"
         );
-        gate.respond(kind, 200, true, r#"{"claim":"won"}"#);
+        gate.respond(kind, 200, true, r#"{"claims":["won"]}"#);
         let note = gate.due_forward();
         assert_eq!(note.outcome, Outcome::Paid);
         let admitted = note.admitted.unwrap();
@@ -216,4 +221,137 @@ fn a_paid_charge_is_claimed_once_and_forwarded_with_its_trusted_fields() {
         );
         assert!(gate.abandoned().is_none());
     }
+}
+
+/// That many credentials for a path.
+fn several(gate: &mut Fixture, path: &str, count: usize) -> Vec<Sent> {
+    let bought = (0..count).map(|_| with_payment(path, &gate.bought(path).0));
+    let bought = bought.collect();
+    gate.sell();
+    bought
+}
+
+#[test]
+fn claims_that_come_while_a_call_is_under_way_share_the_next() {
+    let mut gate = gate();
+    let requests = several(&mut gate, "/v1/x", 4);
+    let (first, _) = gate.presented(&requests[0]);
+    let mut streams = vec![];
+    for request in &requests[1..] {
+        gate.held(request);
+        streams.push(gate.stream());
+        assert!(gate.call().is_none() && gate.gate.has_backlog());
+    }
+    // One of them has gone before anybody was asked.
+    gate.gate.let_go(streams[1]);
+    gate.respond(first, 503, true, "");
+    assert_eq!(gate.due_statuses(), [503]);
+    let (second, claims) = gate.claims().unwrap();
+    assert!(gate.call().is_none() && !gate.gate.has_backlog());
+    assert_eq!(claims.len(), 2);
+    assert_ne!(claims[0].payment_hash, claims[1].payment_hash);
+    gate.respond(second, 200, true, r#"{"claims":["busy","won"]}"#);
+    let refused = gate.gate.next_due().unwrap();
+    assert_eq!(refused.stream, streams[0]);
+    let Some(Decision::Reply(reply)) = gate.gate.answer(refused) else {
+        panic!("to be refused")
+    };
+    assert_eq!(reply.status, 503);
+    let due = gate.gate.next_due().unwrap();
+    assert_eq!(due.stream, streams[2]);
+    let Some(Decision::Forward { note, .. }) = gate.gate.answer(due) else {
+        panic!("to be forwarded")
+    };
+    let hash = claims[1].payment_hash.to_string();
+    let mut fields = note.admitted.as_ref().unwrap().trusted_fields();
+    assert!(fields.any(|(_, value)| value == hash));
+    // The first, of which nobody knows, and the one that has gone.
+    assert_eq!(gate.abandoned().unwrap().1.len(), 2);
+}
+
+#[test]
+fn a_call_that_fails_is_no_answer_to_any_of_its_claims() {
+    for (status, is_marked, body) in [
+        (200, true, r#"{"claims":["won"]}"#),
+        (200, false, r#"{"claims":["won","won"]}"#),
+        (503, true, r#"{"claims":["won","won"]}"#),
+        (504, false, ""),
+    ] {
+        let mut gate = gate();
+        let requests = several(&mut gate, "/v1/x", 3);
+        let (first, _) = gate.presented(&requests[0]);
+        requests[1..].iter().for_each(|request| gate.held(request));
+        gate.respond(first, 200, true, r#"{"claims":["won"]}"#);
+        gate.due_forward();
+        let (second, claims) = gate.claims().unwrap();
+        gate.respond(second, status, is_marked, body);
+        assert_eq!(gate.due_statuses(), [503, 503], "{status} {body}");
+        let names: Vec<_> = claims.into_iter().map(|claim| claim.attempt).collect();
+        assert_eq!(gate.abandoned().unwrap().1, names);
+    }
+}
+
+#[test]
+fn a_slow_call_keeps_no_claim_waiting() {
+    let mut gate = gate();
+    let requests = several(&mut gate, "/v1/x", 3);
+    let (slow, _) = gate.presented(&requests[0]);
+    gate.held(&requests[1]);
+    gate.now_ms += 19;
+    gate.gate.tick(gate.now());
+    assert!(gate.call().is_none());
+    gate.now_ms += 1;
+    gate.gate.tick(gate.now());
+    let (quick, claims) = gate.claims().unwrap();
+    assert_eq!(claims.len(), 1);
+    gate.respond(quick, 200, true, r#"{"claims":["won"]}"#);
+    gate.due_forward();
+    // The slow one alone keeps nobody waiting either.
+    let (third, _) = gate.presented(&requests[2]);
+    gate.respond(third, 200, true, r#"{"claims":["won"]}"#);
+    gate.due_forward();
+    gate.respond(slow, 200, true, r#"{"claims":["won"]}"#);
+    gate.due_forward();
+    assert!(gate.abandoned().is_none());
+}
+
+#[test]
+fn a_call_has_at_most_as_many_claims_as_are_read() {
+    let mut gate = gate_of(&format!(
+        r#"{BEHIND_TLS},"clientLimits":{{"challengesPerMinute":60000,"burst":60000}}"#
+    ));
+    let requests = several(&mut gate, "/v1/x", MAX_CLAIMS + 2);
+    let (first, _) = gate.presented(&requests[0]);
+    let mut full = None;
+    for request in &requests[1..] {
+        gate.held(request);
+        full = full.or_else(|| gate.claims());
+    }
+    let (full, claims) = full.expect("a call that is full need not wait");
+    assert_eq!(claims.len(), MAX_CLAIMS);
+    assert!(gate.call().is_none());
+    let all = json!({ "claims": vec!["won"; MAX_CLAIMS] }).to_string();
+    gate.respond(full, 200, true, &all);
+    for _ in 0..MAX_CLAIMS {
+        gate.due_forward();
+    }
+    assert!(gate.call().is_none(), "the first is still under way");
+    gate.respond(first, 200, true, r#"{"claims":["won"]}"#);
+    let (_, claims) = gate.claims().unwrap();
+    assert_eq!(claims.len(), 1);
+}
+
+#[test]
+fn a_claim_for_which_the_node_is_asked_keeps_no_other_waiting() {
+    let mut gate = gate();
+    let settled = several(&mut gate, "/v3/x", 2);
+    let others = several(&mut gate, "/v1/x", 2);
+    for request in &settled {
+        let (_, claim) = gate.presented(request);
+        assert!(claim.settled);
+    }
+    let (_, claim) = gate.presented(&others[0]);
+    assert!(!claim.settled);
+    gate.held(&others[1]);
+    assert!(gate.call().is_none());
 }

@@ -208,7 +208,8 @@ fn a_challenge_outlives_the_rotation_of_its_key() {
     let mut gate = gate();
     let (credential, _) = gate.bought("/v1/x");
     gate.install_keys(&[(2, [8; 32]), (1, KEY)]);
-    gate.presented(&with_payment("/v1/x", &credential));
+    let (kind, _) = gate.presented(&with_payment("/v1/x", &credential));
+    gate.respond(kind, 200, true, r#"{"claims":["won"]}"#);
     let (newer, _) = gate.bought("/v1/x");
     gate.install_keys(&[(2, [8; 32])]);
     gate.presented(&with_payment("/v1/x", &newer));
@@ -221,7 +222,7 @@ fn where_no_invoice_may_be_made_a_charge_is_good_and_its_lack_is_401() {
     let reply = gate.reply(&Sent::get("/v3/cb/x"));
     assert_eq!((reply.status, lines(&reply).len()), (401, 0));
     let (kind, _) = gate.presented(&with_payment("/v3/cb/x", &credential));
-    gate.respond(kind, 200, true, r#"{"claim":"lost"}"#);
+    gate.respond(kind, 200, true, r#"{"claims":["lost"]}"#);
     let reply = gate.due_reply();
     assert_eq!((reply.status, lines(&reply).len()), (401, 0));
     assert!(reply.body.contains("already used"), "{}", reply.body);
