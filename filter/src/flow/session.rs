@@ -40,7 +40,7 @@ use crate::lease::{InVain, Leases, Times};
 
 /// Credentials of bearers that are remembered: with invoice and echo they are long.
 const BEARERS: Bounds = Bounds {
-    sets: 256,
+    sets: 1_024,
     longest: 2_560,
 };
 /// Accounts of which it is remembered that nothing can be had of them.
