@@ -8,7 +8,7 @@
 //! | [`meter`] | events of a stream, each for a unit |
 //! | [`outcome`] | the closed set of words in logs and metrics |
 //! | `host` | callbacks of Envoy to events, decisions to host calls; wasm only |
-//! | `abi` | the proxy-wasm ABI itself, all `unsafe` code; wasm only |
+//! | `abi` | the proxy-wasm ABI itself, with all `unsafe` code in it and below it; wasm only |
 //!
 //! Nothing on the request path panics: a panic kills the VM of a worker and with it every request
 //! that is held there. Whatever goes wrong inside becomes a reply, never "continue".

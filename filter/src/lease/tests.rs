@@ -1,3 +1,5 @@
+use protocol::lease::{AccountState, Answer, MAX_REPORTS};
+
 use super::*;
 
 const ACCOUNT: AccountId = AccountId([1; 32]);
