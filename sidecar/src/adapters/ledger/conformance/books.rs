@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use protocol::amount::Msat;
+use protocol::lease::Report;
 use protocol::time::UnixSeconds;
 
-use super::session::{closed, hash, opened, top_up};
+use super::session::{PATIENT, closed, hash, opened, report, say, top_up};
 use super::{batch, offer, settlement, with_key};
 use crate::domain::books::{EntryKind, Place};
 use crate::domain::invoice::Settlement;
+use crate::domain::lease::Times;
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 use crate::domain::ports::Ledger;
 
@@ -16,6 +18,7 @@ const MOST: u32 = 100;
 
 pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     a_ledger_in_use_adds_up(make().await).await;
+    leases_that_are_forgotten_leave_what_they_spent(make().await).await;
     entries_are_read_in_pages_and_each_once(make().await).await;
     deposits_that_nobody_presented_are_listed(make().await).await;
 }
@@ -79,6 +82,127 @@ async fn a_ledger_in_use_adds_up<L: Ledger>(ledger: L) {
     assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()), "empty");
     used(&ledger).await;
     assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()));
+}
+
+/// 60 satoshis are granted to three leases of session 1. One has ended and is forgotten, one has
+/// ended and is remembered, one lives; they used 20, 10 and 7, of which 5 were given back, once
+/// while the lease lived and once when it had ended.
+async fn spent_by_three_leases<L: Ledger>(ledger: &L) {
+    with_key(ledger).await;
+    paid(ledger, 1, 100).await;
+    opened(ledger, 1).await;
+    let lease = |holder| Report {
+        want: 20,
+        need: 20,
+        ..report(1, holder)
+    };
+    for holder in [1, 2, 3] {
+        assert_eq!(say(ledger, lease(holder)).await.granted, 20);
+    }
+    let over = |holder, used, returned| Report {
+        used,
+        returned,
+        release: true,
+        ..report(1, holder)
+    };
+    say(ledger, over(1, 20, 3)).await;
+    let forget = Times {
+        forget_ms: 0,
+        ..PATIENT
+    };
+    ledger.sweep_leases(forget, 10).await.unwrap();
+    say(ledger, over(2, 10, 0)).await;
+    say(ledger, over(2, 10, 2)).await;
+    let living = Report {
+        used: 7,
+        ..report(1, 3)
+    };
+    assert_eq!(say(ledger, living).await.spent, 32);
+}
+
+async fn leases_that_are_forgotten_leave_what_they_spent<L: Ledger>(ledger: L) {
+    spent_by_three_leases(&ledger).await;
+    let adds_up = async || assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()));
+    adds_up().await;
+    // The last one is ended by the sweep that forgets it, and so are all.
+    let forget_all = Times {
+        reclaim_ms: 0,
+        closing_ms: 0,
+        forget_ms: 0,
+    };
+    ledger.sweep_leases(forget_all, 10).await.unwrap();
+    adds_up().await;
+    ledger.sweep_leases(forget_all, 10).await.unwrap();
+    adds_up().await;
+    closed(&ledger, 1, 9).await;
+    adds_up().await;
+    assert_eq!(super::session::find(&ledger, 1).await.spent.get(), 32);
+}
+
+/// Made behind the ledger's back, taken back, and what is said of it meanwhile.
+const UNEQUAL: [(&str, &str, &str); 8] = [
+    (
+        "UPDATE sessions SET spent_sat = spent_sat + 3",
+        "UPDATE sessions SET spent_sat = spent_sat - 3",
+        "what is spent is not what its leases have used and not given back, \
+         spent 35, used_and_forgotten 17, used 15, difference 3",
+    ),
+    (
+        "UPDATE sessions SET spent_sat = spent_sat - 4",
+        "UPDATE sessions SET spent_sat = spent_sat + 4",
+        "what is spent is not what its leases have used and not given back, \
+         spent 28, used_and_forgotten 17, used 15, difference -4",
+    ),
+    (
+        "UPDATE sessions SET forgotten_sat = forgotten_sat + 1",
+        "UPDATE sessions SET forgotten_sat = forgotten_sat - 1",
+        "what is spent is not what its leases have used and not given back, \
+         spent 32, used_and_forgotten 18, used 15, difference -1",
+    ),
+    (
+        "UPDATE lease_holders SET used = used + 2 WHERE used = 7",
+        "UPDATE lease_holders SET used = used - 2 WHERE used = 9",
+        "what is spent is not what its leases have used and not given back, \
+         spent 32, used_and_forgotten 17, used 17, difference -2",
+    ),
+    (
+        "UPDATE lease_holders SET granted = granted + 56 WHERE used = 7",
+        "UPDATE lease_holders SET granted = granted - 56 WHERE used = 7",
+        "more is spent and held than was deposited, \
+         deposited 100, spent 32, held 69, too_much 1",
+    ),
+    (
+        "UPDATE lease_holders SET granted = granted + 6 WHERE used = 10",
+        "UPDATE lease_holders SET granted = granted - 6 WHERE used = 10",
+        "leases that have ended hold what is to go back, held 6, leases 1",
+    ),
+    (
+        "UPDATE lease_holders SET late = 9 WHERE used = 7",
+        "UPDATE lease_holders SET late = 0 WHERE used = 7",
+        "leases that had ended live again, reported_late 9, leases 1",
+    ),
+    (
+        "DELETE FROM lease_holders WHERE used = 10",
+        "UPDATE sessions SET forgotten_sat = forgotten_sat + 8",
+        "what is spent is not what its leases have used and not given back, \
+         spent 32, used_and_forgotten 17, used 7, difference 8",
+    ),
+];
+
+/// Whose it is and by how much, whichever side of the account was changed.
+pub(crate) async fn an_account_that_is_not_its_leases_is_named<L: Ledger>(
+    ledger: &L,
+    execute: impl AsyncFn(&str),
+) {
+    spent_by_three_leases(ledger).await;
+    for (plant, take_back, said) in UNEQUAL {
+        execute(plant).await;
+        let found = ledger.violations(MOST).await.unwrap();
+        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, [format!("{}: {said}", hash(1))], "{plant}");
+        execute(take_back).await;
+        assert_eq!(ledger.violations(MOST).await, Ok(Vec::new()), "{take_back}");
+    }
 }
 
 /// Each of these changes, made behind the ledger's back, breaks one rule at least.

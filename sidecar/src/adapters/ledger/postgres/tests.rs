@@ -321,3 +321,37 @@ async fn what_does_not_add_up_is_named() {
     }
     assert!(named.len() >= 13, "{named:?}");
 }
+
+#[tokio::test]
+async fn an_account_that_is_not_its_leases_is_named() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let execute = async |sql: &str| execute(&url, sql).await;
+    conformance::books::an_account_that_is_not_its_leases_is_named(&ledger, execute).await;
+}
+
+#[tokio::test]
+async fn what_was_spent_by_leases_that_were_forgotten_before_is_taken_on_trust() {
+    let url = database().await;
+    open(&url).await;
+    // Of 50, 40 and 5 that were spent, leases that are remembered have used 12, 0 and 6.
+    let before = "ALTER TABLE sessions DROP COLUMN forgotten_sat;
+        UPDATE boltgate_schema SET version = 9;
+        INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
+            return_hash, return_expires_at, close_by, node, generation, newest_generation,
+            idle_timeout_seconds, opened_ms, active_ms)
+        SELECT sha256(n::text::bytea), 's', 100, spent, 'i', sha256(n::text::bytea), 9, 9,
+               decode(repeat('02', 33), 'hex'), 0, 0, 1, n, 1
+        FROM (VALUES (1, 50), (2, 40), (3, 5)) AS v (n, spent);
+        INSERT INTO lease_holders
+        SELECT sha256(n::text::bytea), decode(repeat('01', 16), 'hex'), used, used, 2, 0, false,
+               false, 1
+        FROM (VALUES (1, 14), (3, 8)) AS v (n, used)";
+    execute(&url, before).await;
+    let ledger = open(&url).await;
+    let client = ledger.pool.get().await.unwrap();
+    let query = "SELECT forgotten_sat FROM sessions ORDER BY opened_ms";
+    let rows = client.query(query, &[]).await.unwrap();
+    let found: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(found, [38, 40, 0]);
+}
