@@ -3,17 +3,23 @@
 use std::path::Path;
 use std::process::Output;
 
+use protocol::api::charge::Claim;
 use protocol::api::session::OpenResult;
 use protocol::lease::Report;
+use protocol::time::UnixSeconds;
+use serde_json::Value;
+use sidecar::domain::ports::Ledger as _;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
+use crate::charges;
 use crate::process::{Program, run, write_config_on};
 use crate::session_client::{offer, open_of, opened, report, say};
-use crate::support::{Store, on_each_ledger, pay};
+use crate::support::{Store, eventually, on_each_ledger, pay};
 
 on_each_ledger! {
     an_account_that_is_not_its_leases_is_said_to_be_so,
+    what_was_paid_and_never_presented_is_listed_by_kind,
 }
 
 /// Behind the ledger's back.
@@ -84,4 +90,47 @@ async fn an_account_that_is_not_its_leases_is_said_to_be_so(store: Store) {
         let rule = "what is spent is not what its leases have used and not given back";
         assert_eq!(said(&checked), format!("{id}: {rule}, {is}\n"));
     }
+}
+
+async fn what_was_paid_and_never_presented_is_listed_by_kind(store: Store) {
+    let folder = TempDir::new().unwrap();
+    let dir = folder.path();
+    write_config_on(&store, dir);
+    let program = Program::start(dir).await;
+    let (api, door) = (program.api, program.dev);
+    // Of two deposits and two charges one each is presented; a token needs not be.
+    let deposits = [offer(api).await, offer(api).await];
+    let made = [charges::offer(api).await, charges::offer(api).await];
+    let token = api.collect(1).await.remove(0);
+    let invoices = deposits.iter().chain(&made).map(|offer| &offer.invoice);
+    for invoice in invoices.chain([&token.invoice]) {
+        pay(door, invoice).await.unwrap();
+    }
+    let answer = opened(api, &open_of(&deposits[0], 1)).await;
+    assert_eq!(answer.result, OpenResult::Opened);
+    let claimed = charges::claim(api, &charges::claim_of(&made[0], 1)).await;
+    assert_eq!(claimed, Claim::Won);
+    let beside = store.open(dir).await;
+    eventually("all sales", async || {
+        let sales = beside.sales(UnixSeconds(0), 10).await.unwrap();
+        (sales.len() == 5).then_some(())
+    })
+    .await;
+
+    let listed = ledger(dir, "unclaimed").await;
+    assert!(listed.status.success(), "{listed:?}");
+    let lines: Vec<Vec<&str>> = said(&listed)
+        .lines()
+        .map(|line| line.split(',').collect())
+        .collect();
+    let column = |place: usize| lines.iter().map(|line| line[place]).collect::<Vec<_>>();
+    let ids = [&deposits[1], &made[1]].map(|offer| offer.payment_hash.to_string());
+    assert_eq!(column(0), ["kind", "unclaimed_deposit", "unclaimed_charge"]);
+    assert_eq!(column(2)[1..], ids);
+    let arguments = ["ledger", "unclaimed", "--format", "jsonl", "--config"];
+    let listed = run(dir, &[&arguments[..], &["config.yaml"]].concat()).await;
+    let lines = said(&listed).lines();
+    let kinds = lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["kind"].clone());
+    let kinds: Vec<_> = kinds.collect();
+    assert_eq!(kinds, ["unclaimed_deposit", "unclaimed_charge"]);
 }

@@ -46,7 +46,7 @@ fn wish(count: u16) -> ChargeOffersRequest {
     }
 }
 
-fn claim_of(offer: &ChargeOffer, attempt: u8) -> ClaimRequest {
+pub(crate) fn claim_of(offer: &ChargeOffer, attempt: u8) -> ClaimRequest {
     ClaimRequest {
         vm: VM.to_owned(),
         attempt: format!("{attempt:032x}"),
@@ -75,14 +75,14 @@ async fn post(api: Api, path: &str, body: &impl Serialize) -> Answer {
     api.send(api.request("POST", path, body)).await
 }
 
-async fn offer(api: Api) -> ChargeOffer {
+pub(crate) async fn offer(api: Api) -> ChargeOffer {
     let answer = post(api, CHARGE_OFFERS_PATH, &wish(1)).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let mut offers: ChargeOffers = serde_json::from_slice(&answer.body).unwrap();
     offers.offers.remove(0)
 }
 
-async fn claim(api: Api, request: &ClaimRequest) -> Claim {
+pub(crate) async fn claim(api: Api, request: &ClaimRequest) -> Claim {
     let answer = post(api, CLAIM_PATH, request).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let answer: ClaimAnswer = serde_json::from_slice(&answer.body).unwrap();

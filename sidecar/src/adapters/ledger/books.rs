@@ -178,10 +178,19 @@ pub(super) const fn entries(kind: EntryKind) -> &'static str {
              ORDER BY settled_at, payment_hash LIMIT $3"
         }
         // Claims of deposits are kept for ever.
-        EntryKind::Unclaimed => {
+        EntryKind::UnclaimedDeposit => {
             "SELECT settled_at, payment_hash, service, scheme, settled_at, amount_msat,
                     CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)
              FROM sales WHERE (settled_at, payment_hash) > ($1, $2) AND scheme = 'session'
+                AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.payment_hash = sales.payment_hash)
+             ORDER BY settled_at, payment_hash LIMIT $3"
+        }
+        // Claims of charges are forgotten, and then noted here.
+        EntryKind::UnclaimedCharge => {
+            "SELECT settled_at, payment_hash, service, scheme, settled_at, amount_msat,
+                    CAST(NULL AS bigint), CAST(NULL AS bigint), CAST(NULL AS bigint)
+             FROM sales WHERE (settled_at, payment_hash) > ($1, $2) AND scheme = 'charge'
+                AND NOT was_claimed
                 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.payment_hash = sales.payment_hash)
              ORDER BY settled_at, payment_hash LIMIT $3"
         }

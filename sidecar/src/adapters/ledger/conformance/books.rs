@@ -1,26 +1,31 @@
 //! Bookkeeping: a ledger that was used adds up, and whatever does not is named.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use protocol::amount::Msat;
 use protocol::lease::Report;
 use protocol::time::UnixSeconds;
 
 use super::session::{PATIENT, closed, hash, opened, report, say, top_up};
-use super::{batch, offer, settlement, with_key};
+use super::{batch, claims, offer, settlement, with_key};
 use crate::domain::books::{EntryKind, Place};
+use crate::domain::claim::{ClaimTimes, Claimed, NewClaim};
 use crate::domain::invoice::Settlement;
 use crate::domain::lease::Times;
 use crate::domain::offer::{OfferRow, Scheme, Validity};
 use crate::domain::ports::Ledger;
 
 const MOST: u32 = 100;
+/// Some far day.
+const LATER: u64 = 100_000_000_000;
 
 pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     a_ledger_in_use_adds_up(make().await).await;
     leases_that_are_forgotten_leave_what_they_spent(make().await).await;
     entries_are_read_in_pages_and_each_once(make().await).await;
     deposits_that_nobody_presented_are_listed(make().await).await;
+    charges_that_nobody_presented_are_listed(make().await).await;
 }
 
 async fn deposits_that_nobody_presented_are_listed<L: Ledger>(ledger: L) {
@@ -38,16 +43,66 @@ async fn deposits_that_nobody_presented_are_listed<L: Ledger>(ledger: L) {
     let paid = [1, 2, 3, 9].map(|n| settlement(n, n.into())).to_vec();
     ledger.record_settlements(super::NODE, paid).await.unwrap();
     let all = async || {
-        let place = Place::since(EntryKind::Unclaimed, UnixSeconds(0));
-        let all = ledger.entries(EntryKind::Unclaimed, place, MOST).await;
+        let place = Place::since(EntryKind::UnclaimedDeposit, UnixSeconds(0));
+        let all = ledger
+            .entries(EntryKind::UnclaimedDeposit, place, MOST)
+            .await;
         let all = all.unwrap();
-        assert!(all.iter().all(|entry| entry.kind == EntryKind::Unclaimed));
+        let kind = EntryKind::UnclaimedDeposit;
+        assert!(all.iter().all(|entry| entry.kind == kind));
         all.iter().map(|e| (e.id, e.at.0)).collect::<Vec<_>>()
     };
     assert_eq!(all().await, [(hash(9), 200)]);
     // Late is not too late.
     top_up(&ledger, 9, 1).await;
     assert_eq!(all().await, []);
+}
+
+/// Charge 4 is claimed; 5 too, and its claim is forgotten; 6 is not; the claim of 7 is let go.
+async fn charges_that_nobody_presented_are_listed<L: Ledger>(ledger: L) {
+    with_key(&ledger).await;
+    let of = |n, scheme| OfferRow {
+        scheme,
+        ..offer(n, Validity::Forever)
+    };
+    let charges = [4, 5, 6, 7, 8].map(|n| of(n, Scheme::Charge));
+    let others = [of(1, Scheme::Session), of(3, Scheme::L402)];
+    let offers = charges.into_iter().chain(others).collect();
+    ledger.record_offers(batch(offers)).await.unwrap();
+    let paid = [1, 3, 4, 5, 6, 7].map(|n| settlement(n, n.into())).to_vec();
+    ledger.record_settlements(super::NODE, paid).await.unwrap();
+    let all = async || {
+        let kind = EntryKind::UnclaimedCharge;
+        let all = ledger.entries(kind, Place::since(kind, UnixSeconds(0)), MOST);
+        let all = all.await.unwrap();
+        assert!(all.iter().all(|entry| entry.kind == kind));
+        all.iter()
+            .map(|e| (e.id, e.amount_msat))
+            .collect::<Vec<_>>()
+    };
+    let listed = |numbers: &[u8]| -> Vec<_> { numbers.iter().map(|n| (hash(*n), 1_600)).collect() };
+    assert_eq!(all().await, listed(&[4, 5, 6, 7]));
+
+    let kept = |seconds| ClaimTimes {
+        kept: Duration::from_secs(seconds),
+        ..ClaimTimes::default()
+    };
+    let claim = |n, expires| NewClaim {
+        expires: UnixSeconds(expires),
+        ..claims::claim(n, 1)
+    };
+    for (n, expires) in [(4, LATER), (5, 1_000), (7, LATER)] {
+        let claimed = ledger.claim(claim(n, expires), kept(LATER)).await;
+        assert_eq!(claimed, Ok(Claimed::Won));
+    }
+    assert_eq!(all().await, listed(&[6]));
+    assert_eq!(ledger.drop_old_claims(kept(0), 10).await, Ok(1));
+    assert_eq!(all().await, listed(&[6]), "what was claimed stays claimed");
+    assert_eq!(ledger.abandon(claims::attempt(7, 1)).await, Ok(1));
+    assert_eq!(all().await, listed(&[6, 7]));
+    let again = ledger.claim(claim(6, LATER), kept(LATER)).await;
+    assert_eq!(again, Ok(Claimed::Won));
+    assert_eq!(all().await, listed(&[7]));
 }
 
 async fn used<L: Ledger>(ledger: &L) {

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0008_hot_rows.sql"),
     include_str!("../../../../migrations/sqlite/0009_nodes.sql"),
     include_str!("../../../../migrations/sqlite/0010_forgotten_leases.sql"),
+    include_str!("../../../../migrations/sqlite/0011_claimed_charges.sql"),
 ];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the
@@ -76,6 +77,17 @@ pub(super) fn check(db: &Connection) -> Result<(), LedgerError> {
 mod tests {
     use super::*;
 
+    /// An empty ledger as it was after that many steps.
+    fn to_version(db: &Connection, steps: usize) {
+        for step in &MIGRATIONS[..steps] {
+            db.execute_batch(step).unwrap();
+        }
+        db.pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        db.pragma_update(None, "user_version", steps as i64)
+            .unwrap();
+    }
+
     #[test]
     fn a_ledger_of_a_newer_version_is_refused() {
         let mut db = Connection::open_in_memory().unwrap();
@@ -98,10 +110,7 @@ mod tests {
     #[test]
     fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_what_it_has() {
         let mut db = Connection::open_in_memory().unwrap();
-        db.execute_batch(MIGRATIONS[0]).unwrap();
-        db.pragma_update(None, "application_id", APPLICATION_ID)
-            .unwrap();
-        db.pragma_update(None, "user_version", 1).unwrap();
+        to_version(&db, 1);
         db.execute_batch(
             "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
              VALUES (zeroblob(32), 'l402', 'weather', 1000, 1)",
@@ -122,12 +131,7 @@ mod tests {
     #[test]
     fn what_was_spent_by_leases_that_were_forgotten_before_is_taken_on_trust() {
         let mut db = Connection::open_in_memory().unwrap();
-        for step in &MIGRATIONS[..9] {
-            db.execute_batch(step).unwrap();
-        }
-        db.pragma_update(None, "application_id", APPLICATION_ID)
-            .unwrap();
-        db.pragma_update(None, "user_version", 9).unwrap();
+        to_version(&db, 9);
         // Of 50, 40 and 5 that were spent, leases that are remembered have used 12, 0 and 6.
         db.execute_batch(
             "INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
@@ -147,6 +151,28 @@ mod tests {
         let found = query.query_map([], |row| row.get(0)).unwrap();
         let found: Vec<i64> = found.map(Result::unwrap).collect();
         assert_eq!(found, [38, 40, 0]);
+    }
+
+    #[test]
+    fn charges_whose_claims_were_forgotten_before_are_taken_for_claimed() {
+        let mut db = Connection::open_in_memory().unwrap();
+        to_version(&db, 10);
+        db.execute_batch(
+            "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
+             SELECT unhex(printf('%064x', n)), scheme, 'weather', 1000, 1
+             FROM (SELECT 1 AS n, 'charge' AS scheme UNION SELECT 2, 'charge' UNION
+                   SELECT 3, 'session');
+             INSERT INTO claims VALUES (unhex(printf('%064x', 2)), 'charge', zeroblob(16), 'c',
+                 'weather', 1, 1, 1)",
+        )
+        .unwrap();
+        to_latest(&mut db).unwrap();
+        let mut query = db
+            .prepare("SELECT was_claimed FROM sales ORDER BY payment_hash")
+            .unwrap();
+        let found = query.query_map([], |row| row.get(0)).unwrap();
+        let found: Vec<bool> = found.map(Result::unwrap).collect();
+        assert_eq!(found, [true, false, false]);
     }
 
     #[test]
