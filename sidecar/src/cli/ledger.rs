@@ -28,8 +28,8 @@ pub(super) enum LedgerCommand {
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Print deposits that have arrived and that nobody has presented: their buyers can still open
-    /// or top up a session with them.
+    /// Print payments that have arrived and that nobody has presented. With a deposit its buyer can
+    /// still open or top up a session; a charge is of no use once its challenge has expired.
     Unclaimed {
         /// Form of the lines.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
@@ -100,7 +100,7 @@ pub(super) async fn execute(command: LedgerCommand) -> ExitCode {
         }
         LedgerCommand::Unclaimed { format, config } => {
             let since = UnixSeconds::default();
-            print_entries(&config, &[EntryKind::Unclaimed], format, since).await
+            print_entries(&config, &EntryKind::UNCLAIMED, format, since).await
         }
     }
 }

@@ -37,12 +37,17 @@ pub enum EntryKind {
     Refund,
     /// A deposit that has arrived and was never credited: its buyer can still open or top up a
     /// session with it. It is one of the sales too.
-    Unclaimed,
+    UnclaimedDeposit,
+    /// A charge that was paid and buys nothing yet: its buyer can present it until its challenge
+    /// expires, and has nothing for it after that. It is one of the sales too.
+    UnclaimedCharge,
 }
 
 impl EntryKind {
     /// Those of an export: each payment is in it once.
     pub const BOOKS: [Self; 3] = [Self::Sale, Self::Session, Self::Refund];
+    /// What was paid and nobody has presented. A token is sold when it is paid.
+    pub const UNCLAIMED: [Self; 2] = [Self::UnclaimedDeposit, Self::UnclaimedCharge];
 
     /// Its word in an export.
     #[must_use]
@@ -51,7 +56,8 @@ impl EntryKind {
             Self::Sale => "sale",
             Self::Session => "session",
             Self::Refund => "refund",
-            Self::Unclaimed => "unclaimed",
+            Self::UnclaimedDeposit => "unclaimed_deposit",
+            Self::UnclaimedCharge => "unclaimed_charge",
         }
     }
 }
@@ -70,7 +76,7 @@ impl Place {
     #[must_use]
     pub const fn since(kind: EntryKind, since: UnixSeconds) -> Self {
         let key = match kind {
-            EntryKind::Sale | EntryKind::Unclaimed => since.0,
+            EntryKind::Sale | EntryKind::UnclaimedDeposit | EntryKind::UnclaimedCharge => since.0,
             EntryKind::Session | EntryKind::Refund => since.0.saturating_mul(1_000),
         };
         Self { key, after: None }

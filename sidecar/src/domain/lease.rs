@@ -4,7 +4,8 @@
 //! functions and writes back what changed, in one transaction: the same rules on every store.
 //!
 //! Always `0 ≤ spent + held ≤ deposited`, where `held` is what live holders have and have not
-//! spent.
+//! spent, and `spent` is what all holders ever have used and not given back, those that are
+//! forgotten included.
 
 use std::collections::BTreeMap;
 
@@ -42,6 +43,8 @@ pub struct Account {
     pub deposited: u64,
     /// Debited.
     pub spent: u64,
+    /// What forgotten holders had used and not given back: their part of `spent`.
+    pub forgotten: u64,
     /// Units may be granted.
     pub is_open: bool,
     /// Closed, and what goes back to the buyer is fixed: nothing is debited or given back any more.
@@ -72,6 +75,11 @@ pub struct Holder {
 impl Holder {
     const fn unspent(&self) -> u64 {
         self.granted.saturating_sub(self.used)
+    }
+
+    /// Its part of what is debited.
+    const fn kept(&self) -> u64 {
+        self.used.saturating_sub(self.returned)
     }
 
     /// L6: what was not reported goes back.
@@ -236,9 +244,12 @@ impl Account {
                 holder.end();
             }
         }
-        self.holders.retain(|_, holder| {
-            holder.is_live || now_ms.saturating_sub(holder.seen_ms) < times.forget_ms
+        let forgotten = self.holders.extract_if(.., |_, holder| {
+            !holder.is_live && now_ms.saturating_sub(holder.seen_ms) >= times.forget_ms
         });
+        for (_, holder) in forgotten {
+            self.forgotten = self.forgotten.saturating_add(holder.kept());
+        }
         before.saturating_sub(self.held())
     }
 

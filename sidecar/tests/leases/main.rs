@@ -249,6 +249,14 @@ fn walk(seed: u64, fault: Option<Fault>) -> Result<(), String> {
         };
         promise(ledger.spent + ledger.held() <= deposited, "overdrawn")?;
         promise(ledger.spent <= served, "charged for what was not served")?;
+        // Planted faults must show in what they cost somebody.
+        if fault.is_none() {
+            let used: u64 = ledger.holders.values().map(|h| h.used - h.returned).sum();
+            promise(
+                ledger.spent == ledger.forgotten + used,
+                "debited is not what was used",
+            )?;
+        }
         let can_go_on = ledger.free() + ledger.held() >= prices[0];
         if is_calm && (360..close_at).contains(&now) && can_go_on {
             promise(

@@ -48,7 +48,7 @@ fn wish(count: u16) -> ChargeOffersRequest {
     }
 }
 
-fn claim_of(offer: &ChargeOffer, attempt: u8) -> ClaimRequest {
+pub(crate) fn claim_of(offer: &ChargeOffer, attempt: u8) -> ClaimRequest {
     ClaimRequest {
         attempt: format!("{attempt:032x}"),
         payment_hash: offer.payment_hash,
@@ -76,14 +76,14 @@ async fn post(api: Api, path: &str, body: &impl Serialize) -> Answer {
     api.send(api.request("POST", path, body)).await
 }
 
-async fn offer(api: Api) -> ChargeOffer {
+pub(crate) async fn offer(api: Api) -> ChargeOffer {
     let answer = post(api, CHARGE_OFFERS_PATH, &wish(1)).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let mut offers: ChargeOffers = serde_json::from_slice(&answer.body).unwrap();
     offers.offers.remove(0)
 }
 
-async fn claim(api: Api, request: &ClaimRequest) -> Claim {
+pub(crate) async fn claim(api: Api, request: &ClaimRequest) -> Claim {
     let claims = claim_all(api, from_ref(request)).await;
     let [claim] = claims[..] else {
         panic!("{claims:?}")

@@ -9,6 +9,7 @@
     clippy::unwrap_used
 )]
 
+mod books;
 mod bootstrap;
 mod charges;
 mod fake_lnd;

@@ -40,7 +40,7 @@ fn hash(n: u8) -> PaymentHash {
     PaymentHash([n; 32])
 }
 
-fn claim(payment: u8, attempt: u8) -> NewClaim {
+pub(super) fn claim(payment: u8, attempt: u8) -> NewClaim {
     NewClaim {
         payment_hash: hash(payment),
         attempt: AttemptId([attempt; 16]),
@@ -51,7 +51,7 @@ fn claim(payment: u8, attempt: u8) -> NewClaim {
     }
 }
 
-fn attempt(payment: u8, attempt: u8) -> Vec<(PaymentHash, AttemptId)> {
+pub(super) fn attempt(payment: u8, attempt: u8) -> Vec<(PaymentHash, AttemptId)> {
     vec![(hash(payment), AttemptId([attempt; 16]))]
 }
 

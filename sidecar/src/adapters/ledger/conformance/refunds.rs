@@ -1,23 +1,24 @@
 //! Refunds: each is one worker's at a time, within the caps, and paid once.
 
+mod by_hand;
+mod caps;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::amount::{Msat, Sat};
 use protocol::hash::PaymentHash;
 use protocol::lease::Report;
-use protocol::time::UnixSeconds;
 
 use super::NODE;
 use super::session::{self, closed, hash, report, return_invoice, sat, say};
 use crate::domain::invoice::NodeId;
-use crate::domain::ledger::LedgerError;
 use crate::domain::payout::{
-    Moved, Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Replaced, Sending, WorkerId,
+    Payout, RefundCaps, RefundCounts, RefundOutcome, RefundWork, Sending, WorkerId,
 };
 use crate::domain::ports::Ledger;
 use crate::domain::refund::RefundState;
-use crate::domain::return_invoice::{ReturnInvoice, ReturnText};
+use crate::domain::return_invoice::ReturnInvoice;
 use crate::domain::session::{CloseBegun, NewSession, Opened};
 
 /// A closed session with its refund.
@@ -79,15 +80,10 @@ pub(super) async fn all<L: Ledger>(make: &impl AsyncFn() -> L) {
     it_is_written_before_it_is_sent_and_its_outcome_once(make().await).await;
     what_failed_is_due_again_after_a_pause(make().await).await;
     what_was_paid_counts_whoever_says_it(make().await).await;
-    no_more_are_under_way_than_may_be(make().await).await;
-    fees_of_a_day_stay_within_the_budget(make().await).await;
     what_was_sent_is_taken_alone_on_request(make().await).await;
-    a_failed_one_is_paid_to_another_invoice(make().await).await;
-    what_is_said_of_a_former_invoice_counts_no_more(make().await).await;
-    what_was_paid_after_all_is_written_with_what_was_sent(make().await).await;
-    what_was_never_sent_can_be_paid_by_another_node(make().await).await;
     the_unpaid_are_listed_and_counted(make().await).await;
-    nothing_is_sent_beyond_the_amount(make().await).await;
+    caps::all(make).await;
+    by_hand::all(make).await;
 }
 
 fn owed(n: u8) -> Owed {
@@ -245,65 +241,6 @@ async fn what_was_paid_counts_whoever_says_it<L: Ledger>(ledger: L) {
     assert_eq!(found(&ledger, 1).await.refund.fee, Msat::new(3));
 }
 
-async fn no_more_are_under_way_than_may_be<L: Ledger>(ledger: L) {
-    for n in 1..=3 {
-        owe(&ledger, owed(n)).await;
-    }
-    let elsewhere = Owed {
-        node: OTHER,
-        ..owed(4)
-    };
-    owe(&ledger, elsewhere).await;
-    let caps = RefundCaps {
-        in_flight: 2,
-        ..CAPS
-    };
-    let other = ledger.take_refund(OTHER, ONE, LONG, false).await.unwrap();
-    let other = other.unwrap();
-    assert_eq!(begin(&ledger, &other, caps).await, Sending::Begun);
-    let first = taken(&ledger).await;
-    let second = taken(&ledger).await;
-    let third = taken(&ledger).await;
-    assert_eq!(begin(&ledger, &first, caps).await, Sending::Begun);
-    assert_eq!(begin(&ledger, &second, caps).await, Sending::Begun);
-    assert_eq!(begin(&ledger, &third, caps).await, Sending::InFlightFull);
-    let third_now = found(&ledger, third.refund.session_id.0[0]).await;
-    assert_eq!(third_now, third, "nothing was done");
-    assert_eq!(
-        begin(&ledger, &first, caps).await,
-        Sending::Begun,
-        "one that is under way takes no second place"
-    );
-    assert!(record(&ledger, &first, paid(0)).await);
-    assert_eq!(begin(&ledger, &third, caps).await, Sending::Begun);
-}
-
-async fn fees_of_a_day_stay_within_the_budget<L: Ledger>(ledger: L) {
-    for n in 1..=4 {
-        owe(&ledger, owed(n)).await;
-    }
-    // Each reserves 5.
-    let caps = RefundCaps {
-        daily_fees: Sat::new(12).unwrap(),
-        ..CAPS
-    };
-    let works = [
-        taken(&ledger).await,
-        taken(&ledger).await,
-        taken(&ledger).await,
-        taken(&ledger).await,
-    ];
-    assert_eq!(begin(&ledger, &works[0], caps).await, Sending::Begun);
-    assert_eq!(begin(&ledger, &works[1], caps).await, Sending::Begun);
-    assert_eq!(begin(&ledger, &works[2], caps).await, Sending::BudgetSpent);
-    // What was not used of a reserve is free again, and what failed cost nothing.
-    assert!(record(&ledger, &works[0], paid(2_000)).await);
-    assert_eq!(begin(&ledger, &works[2], caps).await, Sending::Begun);
-    assert_eq!(begin(&ledger, &works[3], caps).await, Sending::BudgetSpent);
-    assert!(record(&ledger, &works[1], failed()).await);
-    assert_eq!(begin(&ledger, &works[3], caps).await, Sending::Begun);
-}
-
 async fn what_was_sent_is_taken_alone_on_request<L: Ledger>(ledger: L) {
     owe(&ledger, owed(1)).await;
     let sending = async || ledger.take_refund(NODE, TWO, LONG, true).await.unwrap();
@@ -319,130 +256,6 @@ async fn what_was_sent_is_taken_alone_on_request<L: Ledger>(ledger: L) {
     assert_eq!(again.refund.state, RefundState::Sending);
     assert_eq!(sending().await, None);
     assert_eq!(taken(&ledger).await.refund.session_id, hash(2));
-}
-
-async fn a_failed_one_is_paid_to_another_invoice<L: Ledger>(ledger: L) {
-    for n in 1..=2 {
-        owe(&ledger, owed(n)).await;
-    }
-    let invoice = |n| ReturnInvoice {
-        text: ReturnText(format!("lnbcrt{n}")),
-        payment_hash: PaymentHash([n; 32]),
-        expires: UnixSeconds(1),
-    };
-    let replace = async |n, by| {
-        ledger
-            .replace_return_invoice(hash(n), return_invoice(n).payment_hash, invoice(by))
-            .await
-            .unwrap()
-    };
-    let work = sent(&ledger).await;
-    let n = work.refund.session_id.0[0];
-    let other = 3 - n;
-    let not_failed = Replaced::NotFailed(RefundState::Sending);
-    assert_eq!(replace(n, 50).await, not_failed);
-    assert_eq!(replace(99, 50).await, Replaced::NotFound);
-    assert!(record(&ledger, &work, failed()).await);
-    assert_eq!(replace(n, 128 + other).await, Replaced::InvoiceUsed);
-    assert_eq!(found(&ledger, n).await.refund.state, RefundState::Failed);
-
-    assert_eq!(replace(n, 50).await, Replaced::Replaced);
-    let pending = Replaced::NotFailed(RefundState::Pending);
-    assert_eq!(replace(n, 51).await, pending);
-    let anew = found(&ledger, n).await;
-    assert_eq!(anew.refund.return_hash, PaymentHash([50; 32]));
-    assert_eq!(anew.refund.return_invoice.as_str(), "lnbcrt50");
-    assert_eq!((anew.payout, anew.refund.attempts), (None, 0));
-    assert_eq!(anew.refund.failure, None);
-    // Who asked about the old invoice does not take the new one away, when that has failed too.
-    let work = loop {
-        let work = taken(&ledger).await;
-        if work.refund.session_id == hash(n) {
-            break work;
-        }
-    };
-    assert!(record(&ledger, &work, failed()).await);
-    assert_eq!(replace(n, 52).await, Replaced::OtherInvoice);
-    let by_asking = ledger.replace_return_invoice(hash(n), PaymentHash([50; 32]), invoice(53));
-    assert_eq!(by_asking.await, Ok(Replaced::Replaced));
-}
-
-async fn what_is_said_of_a_former_invoice_counts_no_more<L: Ledger>(ledger: L) {
-    owe(&ledger, owed(1)).await;
-    let work = sent(&ledger).await;
-    assert!(record(&ledger, &work, failed()).await);
-    let replaced =
-        ledger.replace_return_invoice(hash(1), work.refund.return_hash, return_invoice(50));
-    assert_eq!(replaced.await, Ok(Replaced::Replaced));
-    let anew = found(&ledger, 1).await;
-    assert!(!record(&ledger, &work, paid(0)).await);
-    assert_eq!(taken(&ledger).await, anew);
-}
-
-/// A worker that was taken for dead has paid what another found to be failed.
-async fn what_was_paid_after_all_is_written_with_what_was_sent<L: Ledger>(ledger: L) {
-    owe(&ledger, owed(1)).await;
-    let work = taken(&ledger).await;
-    let less = ledger
-        .begin_sending(&work, ONE, payout(890, 5_000), CAPS)
-        .await;
-    assert_eq!(less, Ok(Sending::Begun));
-    assert!(record(&ledger, &work, failed()).await);
-    assert_eq!(
-        ledger.record_refund(&work, TWO, paid(7_000)).await,
-        Ok(true)
-    );
-    let written = found(&ledger, 1).await;
-    assert_eq!(written.refund.state, RefundState::Succeeded);
-    assert_eq!(written.payout, Some(payout(900, 7_000)));
-    assert_eq!(
-        (written.refund.fee, written.refund.failure),
-        (Msat::new(7_000), None)
-    );
-    assert!(!record(&ledger, &work, failed()).await, "it is over");
-    // What failed without ever being sent may have been paid by a human.
-    owe(&ledger, owed(2)).await;
-    let work = taken(&ledger).await;
-    assert!(record(&ledger, &work, failed()).await);
-    assert!(record(&ledger, &work, paid(2)).await);
-    assert_eq!(found(&ledger, 2).await.payout, Some(payout(900, 2)));
-}
-
-async fn what_was_never_sent_can_be_paid_by_another_node<L: Ledger>(ledger: L) {
-    super::with_key(&ledger).await;
-    for n in 1..=3 {
-        super::books::paid(&ledger, n, 1_000).await;
-        owe(&ledger, owed(n)).await;
-    }
-    let to_other = async |n| ledger.move_refund(hash(n), OTHER).await.unwrap();
-    assert_eq!(to_other(9).await, Moved::NotFound);
-    assert_eq!(ledger.move_refund(hash(1), NODE).await, Ok(Moved::Same));
-    assert_eq!(to_other(1).await, Moved::Moved);
-    let moved = ledger.take_refund(OTHER, TWO, LONG, false).await.unwrap();
-    assert_eq!(moved.unwrap().refund.session_id, hash(1));
-    assert_eq!(session::find(&ledger, 1).await.node, OTHER);
-    assert_eq!(ledger.violations(10).await, Ok(Vec::new()));
-
-    let work = taken(&ledger).await;
-    let n = work.refund.session_id.0[0];
-    assert_eq!(to_other(n).await, Moved::Taken);
-    assert_eq!(begin(&ledger, &work, CAPS).await, Sending::Begun);
-    assert_eq!(to_other(n).await, Moved::NotPending(RefundState::Sending));
-    let again = RefundOutcome::Again {
-        after: Duration::ZERO,
-        why: String::new(),
-    };
-    assert!(record(&ledger, &work, again).await);
-    assert_eq!(to_other(n).await, Moved::WasSent);
-
-    // Who had it before and was silent can do nothing more.
-    let stale = ledger.take_refund(NODE, ONE, Duration::ZERO, false).await;
-    let stale = stale.unwrap().unwrap();
-    let n = stale.refund.session_id.0[0];
-    if n != work.refund.session_id.0[0] {
-        assert_eq!(to_other(n).await, Moved::Moved);
-        assert_eq!(begin(&ledger, &stale, CAPS).await, Sending::Lost);
-    }
 }
 
 async fn the_unpaid_are_listed_and_counted<L: Ledger>(ledger: L) {
@@ -495,16 +308,4 @@ pub(crate) async fn a_clock_that_was_set_back_holds_no_refund_up<L: Ledger>(
     assert!(take(ledger, TWO).await.is_some());
     assert!(take(ledger, TWO).await.is_some());
     assert_eq!(take(ledger, TWO).await, None);
-}
-
-async fn nothing_is_sent_beyond_the_amount<L: Ledger>(ledger: L) {
-    owe(&ledger, owed(1)).await;
-    let work = taken(&ledger).await;
-    for sent in [901, 0] {
-        let begun = ledger
-            .begin_sending(&work, ONE, payout(sent, 0), CAPS)
-            .await;
-        assert!(matches!(begun, Err(LedgerError::Store(_))), "{begun:?}");
-    }
-    assert_eq!(found(&ledger, 1).await, work);
 }

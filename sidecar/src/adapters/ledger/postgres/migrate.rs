@@ -19,6 +19,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/postgres/0007_refund_checks.sql"),
     include_str!("../../../../migrations/postgres/0008_hot_rows.sql"),
     include_str!("../../../../migrations/postgres/0009_nodes.sql"),
+    include_str!("../../../../migrations/postgres/0010_forgotten_leases.sql"),
+    include_str!("../../../../migrations/postgres/0011_claimed_charges.sql"),
 ];
 
 /// Oldest server that has all that we use.

@@ -321,3 +321,48 @@ async fn what_does_not_add_up_is_named() {
     }
     assert!(named.len() >= 13, "{named:?}");
 }
+
+#[tokio::test]
+async fn an_account_that_is_not_its_leases_is_named() {
+    let url = database().await;
+    let ledger = open(&url).await;
+    let execute = async |sql: &str| execute(&url, sql).await;
+    conformance::books::an_account_that_is_not_its_leases_is_named(&ledger, execute).await;
+}
+
+#[tokio::test]
+async fn what_was_forgotten_by_an_earlier_version_is_taken_on_trust() {
+    let url = database().await;
+    open(&url).await;
+    // Of 50, 40 and 5 that were spent, leases that are remembered have used 12, 0 and 6. Of two
+    // charges one has a claim that is remembered.
+    let before = "ALTER TABLE sessions DROP COLUMN forgotten_sat;
+        ALTER TABLE sales DROP COLUMN was_claimed;
+        UPDATE boltgate_schema SET version = 9;
+        INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
+            return_hash, return_expires_at, close_by, node, generation, newest_generation,
+            idle_timeout_seconds, opened_ms, active_ms)
+        SELECT sha256(n::text::bytea), 's', 100, spent, 'i', sha256(n::text::bytea), 9, 9,
+               decode(repeat('02', 33), 'hex'), 0, 0, 1, n, 1
+        FROM (VALUES (1, 50), (2, 40), (3, 5)) AS v (n, spent);
+        INSERT INTO lease_holders
+        SELECT sha256(n::text::bytea), decode(repeat('01', 16), 'hex'), used, used, 2, 0, false,
+               false, 1
+        FROM (VALUES (1, 14), (3, 8)) AS v (n, used);
+        INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
+        SELECT sha256(n::text::bytea), scheme, 'weather', 1000, n
+        FROM (VALUES (1, 'charge'), (2, 'charge'), (3, 'session')) AS v (n, scheme);
+        INSERT INTO claims VALUES (sha256('2'), 'charge', decode(repeat('01', 16), 'hex'), 'c',
+            'weather', 1, 1, 1)";
+    execute(&url, before).await;
+    let ledger = open(&url).await;
+    let client = ledger.pool.get().await.unwrap();
+    let query = "SELECT forgotten_sat FROM sessions ORDER BY opened_ms";
+    let rows = client.query(query, &[]).await.unwrap();
+    let found: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(found, [38, 40, 0]);
+    let query = "SELECT was_claimed FROM sales ORDER BY settled_at";
+    let rows = client.query(query, &[]).await.unwrap();
+    let claimed: Vec<bool> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(claimed, [true, false, false]);
+}

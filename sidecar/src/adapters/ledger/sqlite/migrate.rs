@@ -19,6 +19,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../../migrations/sqlite/0007_refund_checks.sql"),
     include_str!("../../../../migrations/sqlite/0008_hot_rows.sql"),
     include_str!("../../../../migrations/sqlite/0009_nodes.sql"),
+    include_str!("../../../../migrations/sqlite/0010_forgotten_leases.sql"),
+    include_str!("../../../../migrations/sqlite/0011_claimed_charges.sql"),
 ];
 
 /// Brings the schema up to date. Safe when two processes do it at once: each step looks at the
@@ -75,6 +77,17 @@ pub(super) fn check(db: &Connection) -> Result<(), LedgerError> {
 mod tests {
     use super::*;
 
+    /// An empty ledger as it was after that many steps.
+    fn to_version(db: &Connection, steps: usize) {
+        for step in &MIGRATIONS[..steps] {
+            db.execute_batch(step).unwrap();
+        }
+        db.pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        db.pragma_update(None, "user_version", steps as i64)
+            .unwrap();
+    }
+
     #[test]
     fn a_ledger_of_a_newer_version_is_refused() {
         let mut db = Connection::open_in_memory().unwrap();
@@ -97,10 +110,7 @@ mod tests {
     #[test]
     fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_what_it_has() {
         let mut db = Connection::open_in_memory().unwrap();
-        db.execute_batch(MIGRATIONS[0]).unwrap();
-        db.pragma_update(None, "application_id", APPLICATION_ID)
-            .unwrap();
-        db.pragma_update(None, "user_version", 1).unwrap();
+        to_version(&db, 1);
         db.execute_batch(
             "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
              VALUES (zeroblob(32), 'l402', 'weather', 1000, 1)",
@@ -116,6 +126,53 @@ mod tests {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
         assert_eq!(version, MIGRATIONS.len() as i64);
+    }
+
+    #[test]
+    fn what_was_spent_by_leases_that_were_forgotten_before_is_taken_on_trust() {
+        let mut db = Connection::open_in_memory().unwrap();
+        to_version(&db, 9);
+        // Of 50, 40 and 5 that were spent, leases that are remembered have used 12, 0 and 6.
+        db.execute_batch(
+            "INSERT INTO sessions (session_id, service, deposited_sat, spent_sat, return_invoice,
+                 return_hash, return_expires_at, close_by, node, generation, newest_generation,
+                 idle_timeout_seconds, opened_ms, active_ms)
+             SELECT unhex(printf('%064x', n)), 's', 100, spent, 'i', unhex(printf('%064x', n)), 9,
+                    9, zeroblob(33), 0, 0, 1, 1, 1
+             FROM (SELECT 1 AS n, 50 AS spent UNION SELECT 2, 40 UNION SELECT 3, 5);
+             INSERT INTO lease_holders SELECT unhex(printf('%064x', n)), zeroblob(16), used, used, 2,
+                    0, 0, 0, 1 FROM (SELECT 1 AS n, 14 AS used UNION SELECT 3, 8)",
+        )
+        .unwrap();
+        to_latest(&mut db).unwrap();
+        let mut query = db
+            .prepare("SELECT forgotten_sat FROM sessions ORDER BY session_id")
+            .unwrap();
+        let found = query.query_map([], |row| row.get(0)).unwrap();
+        let found: Vec<i64> = found.map(Result::unwrap).collect();
+        assert_eq!(found, [38, 40, 0]);
+    }
+
+    #[test]
+    fn charges_whose_claims_were_forgotten_before_are_taken_for_claimed() {
+        let mut db = Connection::open_in_memory().unwrap();
+        to_version(&db, 10);
+        db.execute_batch(
+            "INSERT INTO sales (payment_hash, scheme, service, amount_msat, settled_at)
+             SELECT unhex(printf('%064x', n)), scheme, 'weather', 1000, 1
+             FROM (SELECT 1 AS n, 'charge' AS scheme UNION SELECT 2, 'charge' UNION
+                   SELECT 3, 'session');
+             INSERT INTO claims VALUES (unhex(printf('%064x', 2)), 'charge', zeroblob(16), 'c',
+                 'weather', 1, 1, 1)",
+        )
+        .unwrap();
+        to_latest(&mut db).unwrap();
+        let mut query = db
+            .prepare("SELECT was_claimed FROM sales ORDER BY payment_hash")
+            .unwrap();
+        let found = query.query_map([], |row| row.get(0)).unwrap();
+        let found: Vec<bool> = found.map(Result::unwrap).collect();
+        assert_eq!(found, [true, false, false]);
     }
 
     #[test]

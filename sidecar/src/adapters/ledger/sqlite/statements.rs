@@ -6,6 +6,7 @@ mod columns;
 mod keys;
 mod leases;
 mod offers;
+mod refund_changes;
 mod refund_work;
 mod revoked_key;
 mod sessions;
@@ -21,11 +22,12 @@ pub(super) use self::offers::{
     drop_expired_tokens, drop_unpaid, find_offer, find_sale, outstanding, record_offers,
     record_settlements, sales, settle_index, unpaid,
 };
+pub(super) use self::refund_changes::{move_refund, replace_return_invoice};
 #[cfg(test)]
 pub(super) use self::refund_work::COUNTS;
 pub(super) use self::refund_work::{
-    RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, move_refund, record_refund,
-    refund_counts, refunds_under_way, replace_return_invoice, take_refund, unpaid_refunds,
+    RefundKey, begin_sending, find_refund, is_refund_due, keep_refund, record_refund,
+    refund_counts, refunds_under_way, take_refund, unpaid_refunds,
 };
 pub(super) use self::revoked_key::{generation_use, revoke_generation};
 pub(super) use self::sessions::{

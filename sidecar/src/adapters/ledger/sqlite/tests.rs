@@ -393,3 +393,13 @@ async fn what_does_not_add_up_is_named() {
     }
     assert!(named.len() >= 13, "{named:?}");
 }
+
+#[tokio::test]
+async fn an_account_that_is_not_its_leases_is_named() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("l.db");
+    let ledger = SqliteLedger::open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let execute = async |sql: &str| other.execute_batch(sql).unwrap();
+    conformance::books::an_account_that_is_not_its_leases_is_named(&ledger, execute).await;
+}

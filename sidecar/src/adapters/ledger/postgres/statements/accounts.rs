@@ -80,6 +80,7 @@ impl Opened {
 
     fn is_changed(&self) -> bool {
         self.account.spent != self.read.spent
+            || self.account.forgotten != self.read.forgotten
             || self.active_ms.is_some()
             || self.state_now() != self.state
     }
@@ -114,26 +115,27 @@ impl Locked {
         let lock = db
             .prepare_cached(match busy {
                 Busy::Wait => {
-                    "SELECT session_id, deposited_sat, spent_sat, state, active_ms FROM sessions
-                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
+                    "SELECT session_id, deposited_sat, spent_sat, forgotten_sat, state, active_ms
+                     FROM sessions WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE"
                 }
                 Busy::Skip => {
-                    "SELECT session_id, deposited_sat, spent_sat, state, active_ms FROM sessions
-                     WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE SKIP LOCKED"
+                    "SELECT session_id, deposited_sat, spent_sat, forgotten_sat, state, active_ms
+                     FROM sessions WHERE session_id = ANY($1) ORDER BY session_id FOR UPDATE SKIP LOCKED"
                 }
             })
             .await?;
         let mut accounts = BTreeMap::new();
         for row in db.query(&lock, &[&ids]).await? {
-            let state = session_state(&row, 3)?;
+            let state = session_state(&row, 4)?;
             let account = Account {
                 deposited: unsigned(&row, 1)?,
                 spent: unsigned(&row, 2)?,
+                forgotten: unsigned(&row, 3)?,
                 is_open: state == SessionState::Open,
                 is_settled: state == SessionState::Closed,
                 holders: BTreeMap::new(),
             };
-            let opened = Opened::of(state, account, unsigned(&row, 4)?);
+            let opened = Opened::of(state, account, unsigned(&row, 5)?);
             accounts.insert(PaymentHash(array(&row, 0)?), opened);
         }
         // In later statements, which see what was committed while the locks were waited for.
@@ -261,6 +263,10 @@ impl Locked {
             .iter()
             .map(|(_, o)| signed(o.account.spent))
             .collect();
+        let forgotten: Vec<_> = changed
+            .iter()
+            .map(|(_, o)| signed(o.account.forgotten))
+            .collect();
         let active: Vec<_> = changed
             .iter()
             .map(|(_, o)| o.active_ms.map(signed))
@@ -272,17 +278,24 @@ impl Locked {
         let update = db
             .prepare_cached(
                 "UPDATE sessions AS s
-                 SET spent_sat = new.spent_sat, active_ms = coalesce(new.active_ms, s.active_ms),
-                     state = new.state,
-                     closed_ms = CASE WHEN new.state <> 'open' THEN coalesce(s.closed_ms, $5) END
-                 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::text[])
-                      AS new (session_id, spent_sat, active_ms, state)
+                 SET spent_sat = new.spent_sat, forgotten_sat = new.forgotten_sat,
+                     active_ms = coalesce(new.active_ms, s.active_ms), state = new.state,
+                     closed_ms = CASE WHEN new.state <> 'open' THEN coalesce(s.closed_ms, $6) END
+                 FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
+                      AS new (session_id, spent_sat, forgotten_sat, active_ms, state)
                  WHERE s.session_id = new.session_id",
             )
             .await?;
         db.execute(
             &update,
-            &[&ids, &spent, &active, &states, &signed(self.now_ms)],
+            &[
+                &ids,
+                &spent,
+                &forgotten,
+                &active,
+                &states,
+                &signed(self.now_ms),
+            ],
         )
         .await?;
         Ok(())

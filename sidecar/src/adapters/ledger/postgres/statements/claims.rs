@@ -231,12 +231,21 @@ pub(in super::super) async fn drop_old_claims(
             "DELETE FROM claims WHERE payment_hash IN (
                 SELECT payment_hash FROM claims
                 WHERE purpose = 'charge' AND expires_at <= {NOW_MS} / 1000 - $1 - $2
-                ORDER BY expires_at LIMIT $3 FOR UPDATE SKIP LOCKED)"
+                ORDER BY expires_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+             RETURNING payment_hash"
         ))
         .await?;
     let claims = db
-        .execute(&drop_claims, &[&kept, &later, &i64::from(limit)])
+        .query(&drop_claims, &[&kept, &later, &i64::from(limit)])
         .await?;
+    if !claims.is_empty() {
+        let claimed = claims.iter().map(|row| row.try_get(0));
+        let claimed = claimed.collect::<std::result::Result<Vec<&[u8]>, _>>()?;
+        let note = db
+            .prepare_cached("UPDATE sales SET was_claimed = true WHERE payment_hash = ANY($1)")
+            .await?;
+        db.execute(&note, &[&claimed]).await?;
+    }
     let drop_attempts = db
         .prepare_cached(&format!(
             "DELETE FROM abandoned_attempts WHERE (payment_hash, attempt) IN (
@@ -248,5 +257,5 @@ pub(in super::super) async fn drop_old_claims(
     let attempts = db
         .execute(&drop_attempts, &[&kept, &i64::from(limit)])
         .await?;
-    Ok(count(claims).saturating_add(count(attempts)))
+    Ok(claims.len().saturating_add(count(attempts)))
 }

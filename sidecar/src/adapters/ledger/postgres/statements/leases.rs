@@ -174,18 +174,41 @@ async fn silent(db: &impl GenericClient, times: &Times, limit: u32) -> Result<Ve
         .collect()
 }
 
-/// L11.
+/// L11. What they had spent stays in their sessions, whose locks are taken for it; who has one of
+/// them is not waited for.
 async fn forget(db: &impl GenericClient, times: &Times, limit: u32) -> Result<()> {
-    let delete = db
+    let (forget_ms, limit) = (signed(times.forget_ms), i64::from(limit));
+    let lock = db
         .prepare_cached(&format!(
-            "DELETE FROM lease_holders WHERE (session_id, holder) IN (
-                SELECT session_id, holder FROM lease_holders
+            "SELECT session_id FROM sessions WHERE session_id IN (
+                SELECT session_id FROM lease_holders
                 WHERE NOT is_live AND seen_ms <= (SELECT {NOW_MS}) - $1
-                ORDER BY seen_ms LIMIT $2 FOR UPDATE SKIP LOCKED)"
+                ORDER BY seen_ms LIMIT $2)
+             ORDER BY session_id FOR UPDATE SKIP LOCKED"
         ))
         .await?;
-    db.execute(&delete, &[&signed(times.forget_ms), &i64::from(limit)])
+    let rows = db.query(&lock, &[&forget_ms, &limit]).await?;
+    let ids = rows.iter().map(|row| row.try_get(0));
+    let ids = ids.collect::<std::result::Result<Vec<&[u8]>, _>>()?;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let forget = db
+        .prepare_cached(&format!(
+            "WITH forgotten AS (
+                DELETE FROM lease_holders WHERE (session_id, holder) IN (
+                    SELECT session_id, holder FROM lease_holders
+                    WHERE session_id = ANY($3) AND NOT is_live
+                          AND seen_ms <= (SELECT {NOW_MS}) - $1
+                    ORDER BY seen_ms LIMIT $2)
+                RETURNING session_id, used - returned AS spent),
+             spent AS (
+                SELECT session_id, sum(spent)::bigint AS sat FROM forgotten GROUP BY session_id)
+             UPDATE sessions AS s SET forgotten_sat = s.forgotten_sat + spent.sat
+             FROM spent WHERE s.session_id = spent.session_id AND spent.sat <> 0"
+        ))
         .await?;
+    db.execute(&forget, &[&forget_ms, &limit, &ids]).await?;
     Ok(())
 }
 

@@ -76,6 +76,43 @@ async fn sweeps_do_not_wait_for_a_session_that_somebody_has() {
     assert_eq!(swept.sessions, 1);
 }
 
+#[tokio::test]
+async fn leases_of_a_session_that_somebody_has_are_forgotten_later() {
+    let url = database().await;
+    let (frozen, ledger) = (open(&url).await, open(&url).await);
+    conformance::open_some(&ledger, 3).await;
+    ledger
+        .report_leases([1, 2, 3].map(report).to_vec())
+        .await
+        .unwrap();
+    let over = [1, 2, 3].map(|session| Report {
+        used: 2,
+        release: true,
+        ..report(session)
+    });
+    ledger.report_leases(over.to_vec()).await.unwrap();
+    let mut client = frozen.pool.get().await.unwrap();
+    let tx = client.transaction().await.unwrap();
+    tx.batch_execute(FREEZE).await.unwrap();
+    let forget = crate::domain::lease::Times {
+        forget_ms: 0,
+        ..Default::default()
+    };
+    let beside = ledger.pool.get().await.unwrap();
+    let forgotten = async || {
+        ledger.sweep_leases(forget, 10).await.unwrap();
+        let query = "SELECT forgotten_sat, (SELECT sum(used)::bigint FROM lease_holders AS h
+                                            WHERE h.session_id = s.session_id)
+                     FROM sessions AS s ORDER BY session_id";
+        let rows = beside.query(query, &[]).await.unwrap();
+        let found = rows.iter().map(|row| (row.get(0), row.get(1)));
+        found.collect::<Vec<(i64, Option<i64>)>>()
+    };
+    assert_eq!(forgotten().await, [(2, None), (0, Some(2)), (2, None)]);
+    tx.rollback().await.unwrap();
+    assert_eq!(forgotten().await, [(2, None); 3]);
+}
+
 /// A wait for a lock ends as an error of the database, and the connection goes on.
 #[tokio::test]
 async fn who_waits_for_a_lock_in_vain_keeps_the_connection() {

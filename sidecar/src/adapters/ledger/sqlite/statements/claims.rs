@@ -132,9 +132,15 @@ pub(in super::super) fn drop_old_claims(
         .prepare_cached(
             "DELETE FROM claims WHERE payment_hash IN (
                 SELECT payment_hash FROM claims
-                WHERE purpose = 'charge' AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+                WHERE purpose = 'charge' AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)
+             RETURNING payment_hash",
         )?
-        .execute(params![signed(until), limit])?;
+        .query_map(params![signed(until), limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<[u8; 32]>>>()?;
+    let mut note = db.prepare_cached("UPDATE sales SET was_claimed = 1 WHERE payment_hash = ?1")?;
+    for claimed in &claims {
+        note.execute([claimed])?;
+    }
     let attempts = db
         .prepare_cached(
             "DELETE FROM abandoned_attempts WHERE (payment_hash, attempt) IN (
@@ -142,5 +148,5 @@ pub(in super::super) fn drop_old_claims(
                 WHERE abandoned_at <= ?1 ORDER BY abandoned_at LIMIT ?2)",
         )?
         .execute(params![signed(until), limit])?;
-    Ok(claims + attempts)
+    Ok(claims.len() + attempts)
 }

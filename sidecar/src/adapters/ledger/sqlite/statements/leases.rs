@@ -43,15 +43,15 @@ impl Opened {
     ) -> Result<Option<Self>> {
         let found = db
             .prepare_cached(
-                "SELECT deposited_sat, spent_sat, state, active_ms FROM sessions
+                "SELECT deposited_sat, spent_sat, forgotten_sat, state, active_ms FROM sessions
                  WHERE session_id = ?1",
             )?
             .query_row([id.0], |row| {
-                let amounts = (unsigned(row, 0)?, unsigned(row, 1)?);
-                Ok((amounts, session_state(row, 2)?, unsigned(row, 3)?))
+                let amounts = (unsigned(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?);
+                Ok((amounts, session_state(row, 3)?, unsigned(row, 4)?))
             })
             .optional()?;
-        let Some(((deposited, spent), state, noted_ms)) = found else {
+        let Some(((deposited, spent, forgotten), state, noted_ms)) = found else {
             return Ok(None);
         };
         let mut holders = db
@@ -68,6 +68,7 @@ impl Opened {
         let account = Account {
             deposited,
             spent,
+            forgotten,
             is_open: state == SessionState::Open,
             is_settled: state == SessionState::Closed,
             holders,
@@ -141,14 +142,17 @@ impl Opened {
             db.prepare_cached("DELETE FROM lease_holders WHERE session_id = ?1 AND holder = ?2")?
                 .execute([self.id.0.as_slice(), &id.0])?;
         }
-        if self.account.spent != self.read.spent || self.active_ms.is_some() {
+        let amounts = |of: &Account| (of.spent, of.forgotten);
+        if amounts(&self.account) != amounts(&self.read) || self.active_ms.is_some() {
             db.prepare_cached(
-                "UPDATE sessions SET spent_sat = ?2, active_ms = coalesce(?3, active_ms)
+                "UPDATE sessions
+                 SET spent_sat = ?2, forgotten_sat = ?3, active_ms = coalesce(?4, active_ms)
                  WHERE session_id = ?1",
             )?
             .execute(params![
                 self.id.0,
                 signed(self.account.spent),
+                signed(self.account.forgotten),
                 self.active_ms.map(signed)
             ])?;
         }
@@ -283,16 +287,27 @@ fn silent(db: &Connection, times: &Times, limit: u32, now: Now) -> Result<Vec<Pa
     Ok(found)
 }
 
-/// L11.
+/// L11. What they had spent stays in their sessions.
 fn forget(db: &Connection, times: &Times, limit: u32, now: Now) -> Result<()> {
     let Some(until) = now.steady_ms.checked_sub(times.forget_ms) else {
         return Ok(());
     };
-    db.prepare_cached(
-        "DELETE FROM lease_holders WHERE (session_id, holder) IN (
-            SELECT session_id, holder FROM lease_holders
-            WHERE is_live = 0 AND seen_ms <= ?1 ORDER BY seen_ms LIMIT ?2)",
-    )?
-    .execute(params![signed(until), limit])?;
+    let forgotten = db
+        .prepare_cached(
+            "DELETE FROM lease_holders WHERE (session_id, holder) IN (
+                SELECT session_id, holder FROM lease_holders
+                WHERE is_live = 0 AND seen_ms <= ?1 ORDER BY seen_ms LIMIT ?2)
+             RETURNING session_id, used - returned",
+        )?
+        .query_map(params![signed(until), limit], |row| {
+            Ok((PaymentHash(row.get(0)?), row.get::<_, i64>(1)?))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut keep = db.prepare_cached(
+        "UPDATE sessions SET forgotten_sat = forgotten_sat + ?2 WHERE session_id = ?1",
+    )?;
+    for (id, spent) in forgotten.iter().filter(|(_, spent)| *spent != 0) {
+        keep.execute(params![id.0, spent])?;
+    }
     Ok(())
 }
