@@ -129,6 +129,9 @@ pub struct TopUpAnswer {
     pub result: TopUpResult,
     /// When it was credited, Unix seconds; 0 if it was not.
     pub at: u64,
+    /// The result had been recorded before: by an earlier call that said the same.
+    #[serde(default)]
+    pub repeated: bool,
 }
 
 /// What became of a topUp.
@@ -175,6 +178,10 @@ pub struct CloseAnswer {
     pub refund_sats: u64,
     /// `succeeded`, `failed` or `skipped` (X17); empty unless closed.
     pub refund_status: String,
+    /// The close had been recorded before, by an earlier call that said the same, whether that one
+    /// has been answered or not.
+    #[serde(default)]
+    pub repeated: bool,
     /// Answer to [`CloseRequest::lease`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<lease::Answer>,

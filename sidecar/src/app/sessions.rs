@@ -229,6 +229,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
                 TopUpAnswer {
                     result: TopUpResult::Credited,
                     at: at_ms / 1_000,
+                    repeated: false,
                 }
             }
             Deposited::Claimed => {
@@ -254,6 +255,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
                 true => TopUpAnswer {
                     result: TopUpResult::Credited,
                     at: recorded.at.0,
+                    repeated: true,
                 },
                 false => uncredited(TopUpResult::Consumed),
             }),
@@ -289,12 +291,13 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
         let begun = within(DEADLINE, async {
             Ok(self.ledger.begin_close(close).await?)
         });
-        let (at, answered, lease) = match begun.await? {
+        let (at, repeated, answered, lease) = match begun.await? {
             CloseBegun::Begun {
                 at,
+                is_repeated,
                 answered,
                 lease,
-            } => (at, answered, lease),
+            } => (at, is_repeated, answered, lease),
             CloseBegun::NotFound => return Ok(unclosed(CloseResult::NotFound)),
             CloseBegun::AlreadyClosed => return Ok(unclosed(CloseResult::AlreadyClosed)),
             CloseBegun::Consumed => return Ok(unclosed(CloseResult::Consumed)),
@@ -317,6 +320,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             at: at.0,
             refund_sats: refunded.refund.get(),
             refund_status: refunded.status.as_str().to_owned(),
+            repeated,
             lease: lease.map(|reported| reported.answer),
         })
     }

@@ -231,6 +231,8 @@ pub enum CloseBegun {
     Begun {
         /// When it stopped granting, seconds.
         at: UnixSeconds,
+        /// By an earlier call.
+        is_repeated: bool,
         /// What was answered to this call before.
         answered: Option<Refunded>,
         /// Of the lease.

@@ -71,9 +71,12 @@ async fn a_session_from_its_deposit_to_its_refund(store: Store) {
     let more = Buyer::new(&sidecar).await;
     let topping = top_up_of(&more.offer, buyer.id);
     let credited = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
-    assert_eq!(credited["result"], json!(TopUpResult::Credited));
-    let repeated = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
-    assert_eq!(repeated, credited);
+    let said = |repeated| json!({"result": "credited", "at": credited["at"], "repeated": repeated});
+    assert_eq!(credited, said(false));
+    for _ in 0..2 {
+        let repeated = post(sidecar.api, TOP_UP_PATH, &topping).await.json();
+        assert_eq!(repeated, said(true));
+    }
     assert_eq!(
         state(&sidecar, buyer.id).await,
         (SessionState::Open, 2 * DEPOSIT, 2)
@@ -94,12 +97,14 @@ async fn a_session_from_its_deposit_to_its_refund(store: Store) {
     let rest = DEPOSIT - 2;
     // No way leads to the node of this return invoice.
     assert_eq!(closes(&answer), (CloseResult::Closed, rest, "failed"));
-    assert!(answer.lease.as_ref().unwrap().r#final);
+    assert!(!answer.repeated && answer.lease.as_ref().unwrap().r#final);
     let row = state(&sidecar, buyer.id).await;
     assert_eq!(row, (SessionState::Closed, 2 * DEPOSIT, 2 + DEPOSIT));
-    let repeated = buyer.closed(sidecar.api, &closing).await;
-    assert_eq!(repeated.at, answer.at);
-    assert_eq!(closes(&repeated), closes(&answer));
+    for _ in 0..2 {
+        let repeated = buyer.closed(sidecar.api, &closing).await;
+        assert_eq!((repeated.at, repeated.repeated), (answer.at, true));
+        assert_eq!(closes(&repeated), closes(&answer));
+    }
 
     // Whatever comes now comes too late.
     let reopened = opened(sidecar.api, &opening).await;
@@ -109,6 +114,7 @@ async fn a_session_from_its_deposit_to_its_refund(store: Store) {
     assert_eq!(late.state, AccountState::Closed);
     let other = buyer.closed(sidecar.api, &buyer.close(8)).await;
     assert_eq!(closes(&other), (CloseResult::AlreadyClosed, 0, ""));
+    assert!(!other.repeated, "another call");
     let sat = async |kind| {
         let line = format!("boltgate_sidecar_deposits_sat_total{{kind=\"{kind}\"}}");
         sidecar.metric(&line).await
@@ -338,7 +344,8 @@ async fn a_kill_keeps_balances_leases_and_what_was_answered(store: Store) {
     let again = opened(api, &open).await;
     assert_eq!((again.result, again.at), (OpenResult::Opened, begun.at));
     let repeated = post(api, TOP_UP_PATH, &topping).await.json();
-    assert_eq!(repeated, credited);
+    let recorded = json!({"result": "credited", "at": credited["at"], "repeated": true});
+    assert_eq!(repeated, recorded);
     // The lease goes on where it was.
     let spent = Report {
         used: 10,
@@ -373,6 +380,7 @@ async fn a_kill_keeps_balances_leases_and_what_was_answered(store: Store) {
     let answer = buyer.closed(program.api, &closing).await;
     let rest = 2 * DEPOSIT - 10;
     assert_eq!(closes(&answer), (CloseResult::Closed, rest, "failed"));
+    assert!(answer.repeated, "though it was never answered");
     let row = ledger.find_session(id).await.unwrap().unwrap();
     assert_eq!(row.state, SessionState::Closed);
     assert_eq!(row.deposited.get(), row.spent.get() + rest);

@@ -320,10 +320,7 @@ impl Gate {
             .as_ref()
             .filter(|_| !matches!(told, Told::Fault))
             .and_then(|json| json.get("lease"));
-        // What was opened before comes without a lease: a bearer, and one look-up.
-        let is_repeated = matches!(told, Told::Opened(_)) && said.is_none();
-        let is_refused = matches!(told, Told::Refused(_));
-        if !is_refused && !is_repeated {
+        if !told.costs_a_look_up() {
             state.sessions.look_ups.give_back(asker.client, now.ms);
         }
         let lease = said.and_then(read_answer);
@@ -332,7 +329,7 @@ impl Gate {
         match &job {
             // Only then may the ledger have granted something, whether that was heard or not.
             Job::Open(report, _) if said.is_some() || matches!(told, Told::Fault) => {
-                let is_open = matches!(told, Told::Opened(_));
+                let is_open = matches!(told, Told::Opened(..));
                 let lease = lease.as_ref().filter(|_| is_open);
                 let leases = &mut state.sessions.leases;
                 in_vain = leases.begun(report, lease, sent_ms);
@@ -360,7 +357,7 @@ impl Gate {
                 })
             }
             Told::Refused(why) => state.refuse_asker(config, place, asker, why, now.ms),
-            Told::Opened(at) => {
+            Told::Opened(at, _) => {
                 state.sessions.in_vain.forget(&account);
                 let asker = Asker {
                     opened: Some(at),
@@ -375,7 +372,7 @@ impl Gate {
                     None => state.spend_or_wait(config, place, asker, now),
                 }
             }
-            Told::Credited(at) => {
+            Told::Credited(at, _) => {
                 // Whoever waits for the money asks again, whatever was said before.
                 let next = state.sessions.reports.next_number();
                 state.waiting.units.ask_again(&account, next);
@@ -387,7 +384,7 @@ impl Gate {
                 let outcome = Outcome::ToppedUp;
                 Some(state.told(service, (outcome, &receipt, body), &asker))
             }
-            Told::Closed(at, refund) => {
+            Told::Closed(at, refund, _) => {
                 let heard = Heard {
                     account,
                     in_vain: Some(InVain::Closed),

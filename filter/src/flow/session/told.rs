@@ -14,6 +14,9 @@ use crate::flow::sidecar::Answer;
 /// Longest text of the sidecar's that is passed on to a client.
 const LONGEST_REASON: usize = 200;
 
+/// The result had been recorded before this call.
+type IsRepeated = bool;
+
 /// What a client is told.
 pub(super) enum Told {
     /// Whatever the sidecar said is of no use: 503.
@@ -21,9 +24,9 @@ pub(super) enum Told {
     /// Not now: 503.
     NotNow,
     Refused(Why),
-    Opened(UnixSeconds),
-    Credited(UnixSeconds),
-    Closed(UnixSeconds, Refund),
+    Opened(UnixSeconds, IsRepeated),
+    Credited(UnixSeconds, IsRepeated),
+    Closed(UnixSeconds, Refund, IsRepeated),
 }
 
 impl Told {
@@ -37,12 +40,15 @@ impl Told {
             return Self::Fault;
         };
         match (job, result) {
-            (Job::Open(..), "opened") => Self::Opened(at),
-            (Job::TopUp, "credited") => Self::Credited(at),
+            // What was opened before comes without a lease.
+            (Job::Open(..), "opened") => Self::Opened(at, json.get("lease").is_none()),
+            (Job::TopUp, "credited") => Self::Credited(at, is_repeated(json)),
             (Job::Close(_), "closed") => {
                 let status = json.text("refund_status").and_then(RefundStatus::from_name);
                 match (json.number("refund_sats"), status) {
-                    (Some(sats), Some(status)) => Self::Closed(at, Refund { sats, status }),
+                    (Some(sats), Some(status)) => {
+                        Self::Closed(at, Refund { sats, status }, is_repeated(json))
+                    }
                     _ => Self::Fault,
                 }
             }
@@ -58,6 +64,23 @@ impl Told {
             _ => Self::Fault,
         }
     }
+
+    /// Nothing came of the call that an earlier one had not done: who makes such calls again and
+    /// again is slowed down.
+    pub(super) const fn costs_a_look_up(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Opened(_, is_repeated)
+            | Self::Credited(_, is_repeated)
+            | Self::Closed(_, _, is_repeated) => *is_repeated,
+            Self::Fault | Self::NotNow => false,
+        }
+    }
+}
+
+/// A sidecar that is older than this filter does not say.
+fn is_repeated(json: &Json<'_>) -> IsRepeated {
+    json.bool("repeated").unwrap_or(false)
 }
 
 /// With the sidecar's words for it, if they are fit to be passed on.

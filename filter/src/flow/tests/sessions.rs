@@ -5,6 +5,7 @@ mod manage;
 mod offers;
 mod opens;
 mod random;
+mod repeats;
 mod reports;
 mod streams;
 

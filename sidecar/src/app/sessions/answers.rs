@@ -41,7 +41,11 @@ pub(super) fn invalid_return_invoice(reason: &InvalidReturnInvoice) -> OpenAnswe
 }
 
 pub(super) const fn uncredited(result: TopUpResult) -> TopUpAnswer {
-    TopUpAnswer { result, at: 0 }
+    TopUpAnswer {
+        result,
+        at: 0,
+        repeated: false,
+    }
 }
 
 pub(super) const fn unclosed(result: CloseResult) -> CloseAnswer {
@@ -50,6 +54,7 @@ pub(super) const fn unclosed(result: CloseResult) -> CloseAnswer {
         at: 0,
         refund_sats: 0,
         refund_status: String::new(),
+        repeated: false,
         lease: None,
     }
 }

@@ -175,11 +175,18 @@ async fn nothing_changes_once_it_is_settled<L: Ledger>(ledger: L) {
 
 async fn a_repeated_close_is_known_and_answered_the_same<L: Ledger>(ledger: L) {
     opened(&ledger, 1).await;
-    let CloseBegun::Begun { at, .. } = closed(&ledger, 1, 9).await else {
-        panic!("not begun");
+    let first = closed(&ledger, 1, 9).await;
+    let CloseBegun::Begun {
+        at,
+        is_repeated: false,
+        ..
+    } = first
+    else {
+        panic!("{first:?}");
     };
     let again = |answered| CloseBegun::Begun {
         at,
+        is_repeated: true,
         answered,
         lease: None,
     };

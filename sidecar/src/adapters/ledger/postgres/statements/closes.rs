@@ -24,7 +24,9 @@ pub(in super::super) async fn begin_close(
     let Some(account) = locked.accounts.get_mut(&id) else {
         return Ok(CloseBegun::NotFound);
     };
-    let (at, answered) = match recorded_close(db, call, id).await? {
+    let recorded = recorded_close(db, call, id).await?;
+    let is_repeated = recorded.is_some();
+    let (at, answered) = match recorded {
         Some((fingerprint, at, answered)) if fingerprint == call.fingerprint => (at, answered),
         Some(_) => return Ok(CloseBegun::Consumed),
         None => {
@@ -43,6 +45,7 @@ pub(in super::super) async fn begin_close(
     locked.write(db).await?;
     Ok(CloseBegun::Begun {
         at,
+        is_repeated,
         answered,
         lease,
     })

@@ -17,7 +17,7 @@ pub(in super::super) fn begin_close(
     now: Now,
 ) -> Result<CloseBegun> {
     let (call, id) = (&close.call, close.session_id);
-    let answered = match recorded_close(db, call, id)? {
+    let recorded = match recorded_close(db, call, id)? {
         None => None,
         Some((fingerprint, at, answered)) if fingerprint == call.fingerprint => {
             Some((at, answered))
@@ -27,7 +27,8 @@ pub(in super::super) fn begin_close(
     let Some(mut account) = Account::read(db, id, close.lease.as_ref().map(|l| l.holder))? else {
         return Ok(CloseBegun::NotFound);
     };
-    let (at, answered) = match answered {
+    let is_repeated = recorded.is_some();
+    let (at, answered) = match recorded {
         Some(before) => before,
         None => {
             if let Some(refused) = refuse_close(db, close, &account)? {
@@ -44,6 +45,7 @@ pub(in super::super) fn begin_close(
     account.write(db, now)?;
     Ok(CloseBegun::Begun {
         at,
+        is_repeated,
         answered,
         lease,
     })
