@@ -36,7 +36,8 @@ pub struct EnvoyConfig {
     pub concurrency: u32,
     /// Path normalisation.
     pub normalisation: Normalisation,
-    /// The module that is loaded: [`paths::filter_wasm`] or [`paths::trap_wasm`].
+    /// The module that is loaded: [`paths::filter_wasm`], [`paths::l402_wasm`] or
+    /// [`paths::trap_wasm`].
     pub module: PathBuf,
     /// Plugin configuration, as text so that bad ones can be said too.
     pub plugin: String,

@@ -58,6 +58,17 @@ pub fn filter_wasm() -> anyhow::Result<PathBuf> {
     existing(target()?.join("boltgate/filter.wasm"), "cargo xtask build")
 }
 
+/// The filter without the Payment scheme.
+///
+/// # Errors
+/// When it is not built.
+pub fn l402_wasm() -> anyhow::Result<PathBuf> {
+    existing(
+        target()?.join("boltgate/filter-l402.wasm"),
+        "cargo xtask build",
+    )
+}
+
 /// The filter with the route that makes its VM trap.
 ///
 /// # Errors

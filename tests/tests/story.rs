@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use e2e::eventually;
 use e2e::gate::{Builder, Gate};
 use e2e::l402::Token;
+use e2e::paths;
 use e2e::regtest::Regtest;
 use serde_json::{Value, json};
 
@@ -237,6 +238,13 @@ async fn an_api_is_sold_on_the_embedded_network() -> anyhow::Result<()> {
         },
     )
     .await
+}
+
+#[tokio::test]
+async fn an_api_is_sold_by_the_filter_without_the_payment_scheme() -> anyhow::Result<()> {
+    let module = paths::l402_wasm()?;
+    let builder = Gate::dev("story-l402").envoy(|envoy| envoy.module = module);
+    story(builder).await.map(drop)
 }
 
 #[tokio::test]

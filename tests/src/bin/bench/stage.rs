@@ -185,7 +185,9 @@ impl Stage {
             by_jwt,
             by_ext_authz,
         ];
-        for file in &options.against {
+        // What who sells by L402 alone loads, and what was asked for.
+        let others = std::iter::once(paths::l402_wasm()?).chain(options.against.clone());
+        for file in &others.collect::<Vec<_>>() {
             let build = file.file_stem().context("a file")?.to_string_lossy();
             let module = file.display().to_string();
             let gate = Gate::Wasm {
