@@ -5,7 +5,11 @@
 //! `boltgate_on_x`, the SDK's are not exported at all ([`crate::link`]), and here `boltgate_on_x`
 //! is renamed to `proxy_on_x`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use walrus::{ExportItem, FunctionId, Module, ModuleConfig, ValType};
@@ -16,6 +20,18 @@ const OURS: &str = "boltgate_on_";
 pub(crate) const ABI: &str = "proxy_on_";
 /// What Envoy needs besides the callbacks.
 const KEPT: [&str; 3] = ["memory", "_initialize", "proxy_abi_version_0_2_1"];
+/// Callbacks of every build. Envoy takes one that is missing for a filter that lets all pass.
+const NEEDED: [&str; 7] = [
+    "configure",
+    "context_create",
+    "http_call_response",
+    "memory_allocate",
+    "request_headers",
+    "request_trailers",
+    "tick",
+];
+/// Further callbacks of a build that sells by the Payment scheme: all of them, or none.
+const OF_PAYMENT: [&str; 3] = ["response_body", "response_headers", "response_trailers"];
 
 /// Reads the linked filter at `input` and writes the module that Envoy loads to `output`.
 ///
@@ -83,11 +99,11 @@ fn rename(wasm: &[u8]) -> Result<Vec<u8>> {
         .generate_producers_section(false);
     let mut module = config.parse(wasm)?;
 
-    let mut callbacks = 0;
+    let mut callbacks = BTreeSet::new();
     for export in module.exports.iter_mut() {
         if let Some(callback) = export.name.strip_prefix(OURS) {
+            callbacks.insert(callback.to_owned());
             export.name = format!("{ABI}{callback}");
-            callbacks += 1;
         } else {
             ensure!(
                 KEPT.contains(&export.name.as_str()),
@@ -96,9 +112,17 @@ fn rename(wasm: &[u8]) -> Result<Vec<u8>> {
             );
         }
     }
+    let has = |names: &[&str]| {
+        callbacks
+            .iter()
+            .map(String::as_str)
+            .eq(names.iter().copied())
+    };
+    let mut with_payment = [&NEEDED[..], &OF_PAYMENT].concat();
+    with_payment.sort_unstable();
     ensure!(
-        callbacks > 0,
-        "no export begins with `{OURS}`: not the filter"
+        has(&NEEDED) || has(&with_payment),
+        "not the filter: its callbacks are {callbacks:?}, not {NEEDED:?}, with {OF_PAYMENT:?} or without"
     );
     for name in KEPT {
         ensure!(
@@ -131,9 +155,19 @@ mod tests {
         module
     }
 
-    fn renamed(functions: &[(&str, usize)]) -> Result<Vec<String>> {
+    /// The exports of a module with these callbacks of ours, and `more`, once it is renamed.
+    fn renamed(callbacks: &[&str], more: &[(&str, usize)]) -> Result<Vec<String>> {
+        let ours: Vec<_> = callbacks
+            .iter()
+            .map(|name| format!("{OURS}{name}"))
+            .collect();
+        let ours = ours.iter().map(|name| (name.as_str(), 1));
         let needed = [("_initialize", 0), ("proxy_abi_version_0_2_1", 0)];
-        let all: Vec<_> = needed.iter().chain(functions).copied().collect();
+        let all: Vec<_> = needed
+            .into_iter()
+            .chain(ours)
+            .chain(more.iter().copied())
+            .collect();
         let module = Module::from_buffer(&rename(&linked(&all).emit_wasm())?)?;
         let names = module.exports.iter().map(|export| export.name.clone());
         Ok(names.collect())
@@ -145,26 +179,33 @@ mod tests {
 
     #[test]
     fn callbacks_of_ours_get_the_names_of_the_abi() {
-        let mut names = renamed(&[("boltgate_on_tick", 1)]).unwrap();
-        names.sort();
-        let expected = [
-            "_initialize",
-            "memory",
-            "proxy_abi_version_0_2_1",
-            "proxy_on_tick",
-        ];
-        assert_eq!(names, expected);
+        for more in [&[][..], &OF_PAYMENT] {
+            let callbacks = [&NEEDED[..], more].concat();
+            let mut names = renamed(&callbacks, &[]).unwrap();
+            names.sort_unstable();
+            let renamed = callbacks.iter().map(|name| format!("{ABI}{name}"));
+            let mut expected: Vec<_> = renamed.chain(KEPT.map(str::to_owned)).collect();
+            expected.sort_unstable();
+            assert_eq!(names, expected);
+        }
     }
 
     #[test]
     fn a_module_with_callbacks_of_the_sdk_is_refused() {
-        let error = refusal(renamed(&[("boltgate_on_tick", 1), ("proxy_on_log", 1)]));
+        let error = refusal(renamed(&NEEDED, &[("proxy_on_log", 1)]));
         assert!(error.contains("`proxy_on_log`"), "{error}");
     }
 
     #[test]
-    fn a_module_without_callbacks_of_ours_is_refused() {
-        assert!(refusal(renamed(&[])).contains("not the filter"));
+    fn a_module_that_lacks_a_callback_is_refused() {
+        for missing in 0..NEEDED.len() {
+            let mut callbacks = NEEDED.to_vec();
+            callbacks.remove(missing);
+            let error = refusal(renamed(&callbacks, &[]));
+            assert!(error.contains("not the filter"), "{error}");
+        }
+        let half = [&NEEDED[..], &OF_PAYMENT[..2]].concat();
+        assert!(refusal(renamed(&half, &[])).contains("not the filter"));
         assert!(refusal(check_signatures(&linked(&[("proxy_on_tick", 1)]))).contains("not the"));
     }
 
