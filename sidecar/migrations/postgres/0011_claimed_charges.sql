@@ -1,6 +1,7 @@
 -- A charge that was claimed, written when its claim is forgotten: one that has neither this nor a
 -- claim was paid for nothing. Claims that were forgotten before this was written are taken on trust.
-ALTER TABLE sales ADD COLUMN was_claimed boolean NOT NULL DEFAULT false;
-UPDATE sales SET was_claimed = true
-WHERE scheme = 'charge'
-      AND NOT EXISTS (SELECT 1 FROM claims AS c WHERE c.payment_hash = sales.payment_hash);
+-- However many sales there are, only those are written whose claims are still here.
+ALTER TABLE sales ADD COLUMN was_claimed boolean NOT NULL DEFAULT true;
+ALTER TABLE sales ALTER COLUMN was_claimed SET DEFAULT false;
+UPDATE sales SET was_claimed = false
+WHERE scheme = 'charge' AND payment_hash IN (SELECT payment_hash FROM claims);

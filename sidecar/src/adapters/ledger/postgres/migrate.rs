@@ -1,10 +1,12 @@
 //! Forward-only migrations, counted in a table of their own.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 
 use super::connect::Connections;
 use super::failure::Failure;
-use super::session::{LONG_DEADLINE, Session, within};
+use super::session::{Session, within};
 use super::statements::{Lock, alone};
 use crate::adapters::ledger::Migration;
 use crate::domain::ledger::LedgerError;
@@ -26,6 +28,10 @@ const MIGRATIONS: &[&str] = &[
 /// Oldest server that has all that we use.
 const OLDEST: i32 = 130_000;
 
+/// Longest time for all steps. One that writes each row of a large ledger anew takes minutes, and
+/// would begin again at each start if it were cut short.
+const DEADLINE: Duration = Duration::from_secs(3_600);
+
 /// Brings the schema up to date, or says that it is not. Safe when several processes do it at
 /// once: each step is a transaction that looks at the version again while it alone may change it.
 pub(super) async fn migrate(pool: &Connections, migration: Migration) -> Result<(), LedgerError> {
@@ -33,7 +39,7 @@ pub(super) async fn migrate(pool: &Connections, migration: Migration) -> Result<
         while step(pool, migration).await? {}
         Ok(())
     };
-    Ok(within(LONG_DEADLINE, all).await?)
+    Ok(within(DEADLINE, all).await?)
 }
 
 /// One step; whether there was one to do.

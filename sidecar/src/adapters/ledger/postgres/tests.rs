@@ -364,5 +364,6 @@ async fn what_was_forgotten_by_an_earlier_version_is_taken_on_trust() {
     let query = "SELECT was_claimed FROM sales ORDER BY settled_at";
     let rows = client.query(query, &[]).await.unwrap();
     let claimed: Vec<bool> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(claimed, [true, false, false]);
+    // Of other schemes it means nothing.
+    assert_eq!(claimed, [true, false, true]);
 }
