@@ -6,7 +6,7 @@
 //! won is abandoned: told to the sidecar again and again until it has heard, so that a fault of ours
 //! never costs the buyer the payment.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use protocol::api::charge::{ABANDON_PATH, CLAIM_PATH, MAX_ABANDONED, MAX_CLAIMS};
@@ -121,10 +121,13 @@ impl Claims {
         self.abandoned.push_back(attempt);
     }
 
-    /// Takes over what the gate of an older configuration still has to say; saying it twice does
-    /// no harm.
+    /// Takes over what the gate of an older configuration still has to say, which may say it too;
+    /// saying it twice does no harm.
     pub(super) fn inherit(&mut self, other: &Self) {
-        self.abandoned.extend(other.abandoned.iter().cloned());
+        let known: HashSet<&str> = self.abandoned.iter().map(|one| &*one.name).collect();
+        let is_new = |one: &&Attempt| !known.contains(&*one.name);
+        let more: Vec<Attempt> = other.abandoned.iter().filter(is_new).cloned().collect();
+        self.abandoned.extend(more);
     }
 }
 
@@ -267,6 +270,13 @@ impl State {
             } = waiter.what.claiming;
             let turn = Turn::come_again(Some(service), manner);
             self.waiting.is_due(waiter.place(), turn);
+            self.claims.abandon(waiter.what.attempt);
+        }
+    }
+
+    /// Nobody will hear of any claim.
+    pub(super) fn abandon_claims(&mut self) {
+        while let Some(waiter) = self.waiting.late_claimant(u64::MAX) {
             self.claims.abandon(waiter.what.attempt);
         }
     }

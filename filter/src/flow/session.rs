@@ -280,14 +280,19 @@ impl Gate {
     }
 
     /// Takes over what is left to be said by another gate of this VM, whose root context is gone.
-    /// Gives it back if it has another sidecar.
-    pub fn absorb(&mut self, other: Self) -> Option<Self> {
+    /// Gives it back if it has another sidecar. Of what it held nothing is forwarded any more: what
+    /// was paid for it is good for another request.
+    pub fn absorb(&mut self, mut other: Self) -> Option<Self> {
         if !payment::IS_BUILT_IN {
             return None;
         }
         if self.config.sidecar != other.config.sidecar {
             return Some(other);
         }
+        while let Some(due) = other.state.waiting.next_due() {
+            other.gone(due);
+        }
+        other.state.abandon_claims();
         self.state.claims.inherit(&other.state.claims);
         let leases = other.state.sessions.leases;
         self.state.sessions.leases.absorb(leases);

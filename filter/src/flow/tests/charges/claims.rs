@@ -355,3 +355,37 @@ fn a_claim_for_which_the_node_is_asked_keeps_no_other_waiting() {
     gate.held(&others[1]);
     assert!(gate.call().is_none());
 }
+
+#[test]
+fn what_a_gate_that_is_gone_has_claimed_is_abandoned_by_its_heir() {
+    let mut old = gate();
+    let requests = several(&mut old, "/v1/x", 3);
+    let (won, first) = old.presented(&requests[0]);
+    old.held(&requests[1]);
+    old.respond(won, 200, true, r#"{"claims":["won"]}"#);
+    assert!(old.gate.has_backlog(), "the first waits for its turn");
+    let (_, second) = old.claims().unwrap();
+    old.held(&requests[2]);
+    let mut heir = gate();
+    assert!(heir.gate.absorb(old.gate).is_none());
+    let told = heir.abandoned().unwrap().1;
+    assert_eq!(told.len(), 3);
+    for claim in [first, second.into_iter().next().unwrap()] {
+        assert!(told.contains(&claim.attempt));
+    }
+}
+
+#[test]
+fn what_several_gates_have_to_say_is_inherited_once() {
+    let mut old = gate();
+    let (credential, _) = old.bought("/v1/x");
+    let (kind, claim) = old.presented(&with_payment("/v1/x", &credential));
+    old.respond(kind, 500, true, "");
+    let mut new = gate();
+    new.gate.inherit(&old.gate, new.now());
+    let mut newest = gate();
+    for other in [&old, &new] {
+        newest.gate.inherit(&other.gate, newest.now());
+    }
+    assert_eq!(newest.abandoned().unwrap().1, [claim.attempt]);
+}
