@@ -11,7 +11,7 @@ use crate::{build, paths, tools};
 /// Builds what the demo starts, then becomes it.
 pub(crate) fn demo(args: &[String]) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
-    build::filter()?;
+    build::whole_filter()?;
     step("building the sidecar and the demo (some minutes the first time)");
     // The profile that tests use too: what is built here is not built again there.
     programs("dev", &["boltgate", "demo", "weather", "leash"])?;
