@@ -28,6 +28,11 @@ pub(crate) async fn post(api: Api, path: &str, body: &impl Serialize) -> Answer 
     api.send(api.request("POST", path, body)).await
 }
 
+/// As [`post`], by [`Api::insist`].
+pub(crate) async fn insist(api: Api, path: &str, body: &impl Serialize) -> Answer {
+    api.insist(path, serde_json::to_vec(body).unwrap()).await
+}
+
 pub(crate) fn wish() -> ChargeOffersRequest {
     ChargeOffersRequest {
         vm: VM.to_owned(),
@@ -40,7 +45,7 @@ pub(crate) fn wish() -> ChargeOffersRequest {
 }
 
 pub(crate) async fn offer(api: Api) -> ChargeOffer {
-    let answer = post(api, DEPOSIT_OFFERS_PATH, &wish()).await;
+    let answer = insist(api, DEPOSIT_OFFERS_PATH, &wish()).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let mut offers: ChargeOffers = serde_json::from_slice(&answer.body).unwrap();
     offers.offers.remove(0)
@@ -118,7 +123,7 @@ pub(crate) fn open_of(offer: &ChargeOffer, n: u8) -> OpenRequest {
 }
 
 pub(crate) async fn opened(api: Api, request: &OpenRequest) -> OpenAnswer {
-    let answer = post(api, OPEN_PATH, request).await;
+    let answer = insist(api, OPEN_PATH, request).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     serde_json::from_slice(&answer.body).unwrap()
 }
@@ -137,7 +142,7 @@ pub(crate) async fn say(api: Api, report: Report) -> Lease {
         vm: VM.to_owned(),
         reports: vec![report],
     };
-    let answer = post(api, LEASES_PATH, &request).await;
+    let answer = insist(api, LEASES_PATH, &request).await;
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let mut answers: LeasesAnswer = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(answers.answers.len(), 1);

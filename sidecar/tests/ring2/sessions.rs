@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::process::{Program, write_config_on};
 use crate::session_client::{
-    Buyer, DEPOSIT, closes, offer, open_of, opened, post, report, say, top_up_of,
+    Buyer, DEPOSIT, closes, insist, offer, open_of, opened, post, report, say, top_up_of,
 };
 use crate::support::{Api, Sidecar, Store, eventually, on_each_ledger, pay};
 
@@ -267,8 +267,8 @@ async fn of_many_opens_and_top_ups_with_one_payment_one_is_credited(store: Store
         let open = open_of(&buyer.offer, 100 + n);
         tasks.spawn(async move {
             match n % 2 {
-                0 => post(api, TOP_UP_PATH, &topping).await.json(),
-                _ => post(api, OPEN_PATH, &open).await.json(),
+                0 => insist(api, TOP_UP_PATH, &topping).await.json(),
+                _ => insist(api, OPEN_PATH, &open).await.json(),
             }
         });
     }

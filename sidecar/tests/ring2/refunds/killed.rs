@@ -70,8 +70,11 @@ impl Street {
         let work = refund_is(&self.ledger(), 1, RefundState::Succeeded).await;
         assert_eq!(work.payout.unwrap().sent.get(), 900);
         assert_eq!(self.lnd.arrived(), [(hash(1), 900_000, 0)]);
-        let log = read_log(self.dir.path());
-        assert!(log.contains("refund is paid"), "{log}");
+        let log = eventually("it says so", async || {
+            let log = read_log(self.dir.path());
+            log.contains("refund is paid").then_some(log)
+        })
+        .await;
         assert!(!log.contains(&return_invoice(1, None, HOUR)[..60]));
     }
 }
