@@ -24,6 +24,9 @@ pub(crate) fn command(args: &[String]) -> anyhow::Result<()> {
     run(test.args(args))?;
     let mut skipped = doctor::skipped();
     if args.is_empty() {
+        step("running the tests of the filter without the Payment scheme");
+        let l402 = ["-p", "filter", "--lib", "--no-default-features"];
+        run(cargo(&["test", "--locked"]).args(l402))?;
         skipped.extend(fuzz::all(FUZZ_SECONDS)?);
     }
     step("done");

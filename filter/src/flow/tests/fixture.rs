@@ -227,21 +227,6 @@ impl Fixture {
         }
     }
 
-    pub(super) const fn around(&self) -> impl Surroundings + use<> {
-        World(self.now(), self.client)
-    }
-
-    /// The stream of the latest request.
-    pub(super) const fn stream(&self) -> u32 {
-        self.streams
-    }
-
-    /// A number that no token and no offer has yet.
-    pub(super) const fn number(&mut self) -> u8 {
-        self.tokens += 1;
-        self.tokens
-    }
-
     pub(super) fn reply(&mut self, sent: &Sent) -> Reply {
         match self.request(sent) {
             Decision::Reply(reply) => *reply,
@@ -438,6 +423,25 @@ impl Fixture {
             }
         }
         statuses
+    }
+}
+
+/// What only tests of the Payment scheme need.
+#[cfg(feature = "payment")]
+impl Fixture {
+    pub(super) const fn around(&self) -> impl Surroundings + use<> {
+        World(self.now(), self.client)
+    }
+
+    /// The stream of the latest request.
+    pub(super) const fn stream(&self) -> u32 {
+        self.streams
+    }
+
+    /// A number that no token and no offer has yet.
+    pub(super) const fn number(&mut self) -> u8 {
+        self.tokens += 1;
+        self.tokens
     }
 }
 
