@@ -9,7 +9,7 @@ mod holder;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use protocol::lease::{AccountId, HolderId, VALID_MS};
+use protocol::lease::{AccountId, HolderId, Terms};
 
 use self::holder::Lease;
 
@@ -32,7 +32,7 @@ pub struct Times {
 impl Default for Times {
     fn default() -> Self {
         Self {
-            valid_ms: VALID_MS,
+            valid_ms: Terms::USUAL.valid_ms,
             idle_ms: 2_000,
         }
     }
@@ -101,6 +101,11 @@ impl Leases {
             touched: Vec::new(),
             cursor: None,
         }
+    }
+
+    /// VALID of what the next answers grant.
+    pub const fn set_valid_ms(&mut self, valid_ms: u64) {
+        self.times.valid_ms = valid_ms;
     }
 
     /// No lease of an account that has none can be begun now.

@@ -13,9 +13,53 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::encoding::{DecodeError, hex_decode, hex_encode};
 
-/// VALID, milliseconds: a filter spends from a lease for so long after it sent the request for the
-/// newest answer (L4). The ledger waits for longer before it takes a lease back.
-pub const VALID_MS: u64 = 5_000;
+/// How a VM keeps its leases, in milliseconds. The sidecar says it with each answer that grants:
+/// what may be spent for how long is known in one place, and a change is heard at once.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Terms {
+    /// VALID: a lease may be spent for so long after the request for the newest answer was sent
+    /// (L4). The ledger waits for longer before it takes a lease back.
+    pub valid_ms: u64,
+    /// Time between reports while nobody waits.
+    pub tick_ms: u64,
+    /// The same while a request or a stream waits for units.
+    pub waiting_tick_ms: u64,
+}
+
+impl Terms {
+    /// Those of spec/lease, unless something else is said.
+    pub const USUAL: Self = Self {
+        valid_ms: 5_000,
+        tick_ms: 100,
+        waiting_tick_ms: 20,
+    };
+    /// Least of [`Self::valid_ms`]: a call that asks for more may take a second.
+    pub const LEAST_VALID_MS: u64 = 2_000;
+    /// Most of [`Self::valid_ms`]: for so long buyers may do without what a dead VM had.
+    pub const MOST_VALID_MS: u64 = 60_000;
+    /// Most of [`Self::tick_ms`]: who waits for what another VM has waits for a second (L7), in
+    /// which that one is to hear of it and to answer.
+    pub const MOST_TICK_MS: u64 = 250;
+    /// Least of [`Self::waiting_tick_ms`]: a VM looks at what waits no more often.
+    pub const LEAST_TICK_MS: u64 = 20;
+
+    /// All are within their bounds.
+    #[must_use]
+    pub const fn are_sound(&self) -> bool {
+        self.valid_ms >= Self::LEAST_VALID_MS
+            && self.valid_ms <= Self::MOST_VALID_MS
+            && self.tick_ms <= Self::MOST_TICK_MS
+            && self.tick_ms >= self.waiting_tick_ms
+            && self.waiting_tick_ms >= Self::LEAST_TICK_MS
+    }
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self::USUAL
+    }
+}
 
 macro_rules! hex_id {
     ($(#[doc = $doc:literal])+ $name:ident, $length:literal) => {
@@ -89,6 +133,9 @@ pub struct LeasesRequest {
 pub struct LeasesAnswer {
     /// One for each report that could be heard.
     pub answers: Vec<Answer>,
+    /// For what they grant, and for the next reports.
+    #[serde(default)]
+    pub terms: Terms,
 }
 
 /// What a VM says of one lease: totals since the holder began.

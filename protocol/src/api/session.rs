@@ -83,6 +83,9 @@ pub struct OpenAnswer {
     /// an earlier one begins no lease: it is to be served as a bearer (X1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<lease::Answer>,
+    /// For what that grants.
+    #[serde(default)]
+    pub terms: lease::Terms,
     /// Why a return invoice was refused, in words for the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

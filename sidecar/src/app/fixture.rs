@@ -8,6 +8,7 @@ use std::time::Duration;
 use protocol::amount::{Msat, Sat};
 use protocol::api::charge::ChargeOffersRequest;
 use protocol::api::{ClientHint, OfferTemplate, OffersRequest};
+use protocol::lease::Terms;
 use tempfile::TempDir;
 
 use super::keys::MasterKeys;
@@ -49,6 +50,7 @@ const FILTERS: FiltersConfig = FiltersConfig {
     revocation_poll: Duration::from_millis(500),
     live_window: Duration::from_secs(30),
     reclaim_after: Duration::from_secs(8),
+    lease_terms: Terms::USUAL,
 };
 
 pub(crate) const REFUNDS: RefundsConfig = RefundsConfig {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::lease::{Answer, LeasesAnswer, LeasesRequest, MAX_REPORTS, Report};
+use protocol::lease::{Answer, LeasesAnswer, LeasesRequest, MAX_REPORTS, Report, Terms};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -45,6 +45,7 @@ pub enum LeaseError {
 pub struct Leases<L> {
     ledger: Arc<L>,
     times: Times,
+    terms: Terms,
     endings: Arc<Endings>,
     metrics: Arc<Metrics>,
 }
@@ -52,10 +53,11 @@ pub struct Leases<L> {
 impl<L: Ledger> Leases<L> {
     /// On this ledger.
     #[must_use]
-    pub fn new(ledger: Arc<L>, times: Times, metrics: Arc<Metrics>) -> Self {
+    pub fn new(ledger: Arc<L>, times: Times, terms: Terms, metrics: Arc<Metrics>) -> Self {
         Self {
             ledger,
             times,
+            terms,
             endings: Arc::default(),
             metrics,
         }
@@ -65,6 +67,12 @@ impl<L: Ledger> Leases<L> {
     #[must_use]
     pub const fn endings(&self) -> &Arc<Endings> {
         &self.endings
+    }
+
+    /// What filters are told of how to keep their leases.
+    #[must_use]
+    pub const fn terms(&self) -> Terms {
+        self.terms
     }
 
     /// The reports of one tick of one VM.
@@ -80,7 +88,10 @@ impl<L: Ledger> Leases<L> {
         }
         let work = tokio::time::timeout(DEADLINE, self.apply(request.reports)).await;
         let answers = work.map_err(|_| LeaseError::Timeout)??;
-        Ok(LeasesAnswer { answers })
+        Ok(LeasesAnswer {
+            answers,
+            terms: self.terms,
+        })
     }
 
     /// Answers to reports, in their order.
@@ -245,7 +256,12 @@ mod tests {
         let other = rusqlite::Connection::open(&path).unwrap();
         other.execute_batch(silent).unwrap();
         let metrics = Arc::new(Metrics::new());
-        let leases = Leases::new(Arc::clone(&ledger), Times::default(), metrics);
+        let leases = Leases::new(
+            Arc::clone(&ledger),
+            Times::default(),
+            Terms::default(),
+            metrics,
+        );
 
         leases.sweep_after(Duration::from_secs(4)).await.unwrap();
         leases.sweep_after(Duration::ZERO).await.unwrap();

@@ -178,6 +178,7 @@ impl<L: Ledger, N: Lightning> App<L, N> {
                 reclaim_ms: u64::try_from(filters.reclaim_after.as_millis()).unwrap_or(u64::MAX),
                 ..Times::default()
             },
+            filters.lease_terms,
             Arc::clone(&metrics),
         ));
         let refunder = Arc::new(Refunder::new(RefunderParts {

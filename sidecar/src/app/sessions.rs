@@ -141,6 +141,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
                     result: OpenResult::Opened,
                     at: at_ms / 1_000,
                     lease: Some(lease.answer),
+                    terms: self.leases.terms(),
                     reason: None,
                 })
             }
@@ -173,8 +174,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
             true => OpenAnswer {
                 result: OpenResult::Opened,
                 at: recorded.at.0,
-                lease: None,
-                reason: None,
+                ..unopened(OpenResult::Opened)
             },
             false => unopened(OpenResult::Closed),
         }))

@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::adapters::lightning::lnd::LndSettings;
 use crate::domain::payout::{FeeTerms, RefundCaps};
 use protocol::keys::MasterSecret;
+use protocol::lease::Terms;
 use serde_yaml_ng::Value;
 use subtle::{Choice, ConstantTimeEq as _};
 
@@ -173,6 +174,8 @@ pub struct FiltersConfig {
     pub live_window: Duration,
     /// RECLAIM: a filter of which nothing was heard for so long loses its leases.
     pub reclaim_after: Duration,
+    /// What filters are told of how to keep their leases.
+    pub lease_terms: Terms,
 }
 
 /// Settings of refunds.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::amount::Sat;
-use protocol::lease::VALID_MS;
+use protocol::lease::Terms;
 
 use super::section::Section;
 use super::{
@@ -21,9 +21,9 @@ const LEAST_LIVE_WINDOW: Duration = Duration::from_secs(15);
 
 /// RECLAIM of spec/lease, unless it is set.
 const RECLAIM: Duration = Duration::from_secs(8);
-/// VALID, and two seconds for what is between a look at the clock and the spending, and for clocks
-/// that do not go at the same speed.
-const LEAST_RECLAIM: Duration = Duration::from_millis(VALID_MS + 2_000);
+/// More than VALID: for what is between a look at the clock and the spending, and for clocks that
+/// do not go at the same speed.
+const RECLAIM_MARGIN: Duration = Duration::from_secs(2);
 
 pub(super) fn everything(
     mut root: Section,
@@ -307,6 +307,29 @@ fn offers(mut section: Section) -> OffersConfig {
     config
 }
 
+fn lease_terms(section: &mut Section) -> Terms {
+    let usual = Terms::USUAL;
+    let mut setting = |key, default, least, most| {
+        let value = duration_setting(section, key, Duration::from_millis(default));
+        let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
+        if !(least..=most).contains(&value) {
+            section.problem(key, format!("must be {least:?} to {most:?}"));
+        }
+        u64::try_from(value.as_millis()).unwrap_or(u64::MAX)
+    };
+    let tick = (Terms::LEAST_TICK_MS, Terms::MOST_TICK_MS);
+    let valid = (Terms::LEAST_VALID_MS, Terms::MOST_VALID_MS);
+    let terms = Terms {
+        valid_ms: setting("leaseValid", usual.valid_ms, valid.0, valid.1),
+        tick_ms: setting("leaseTick", usual.tick_ms, tick.0, tick.1),
+        waiting_tick_ms: setting("leaseTickWaiting", usual.waiting_tick_ms, tick.0, tick.1),
+    };
+    if terms.waiting_tick_ms > terms.tick_ms {
+        section.problem("leaseTickWaiting", "must not be more than leaseTick");
+    }
+    terms
+}
+
 fn filters(mut section: Section) -> FiltersConfig {
     let config = FiltersConfig {
         revocation_poll: duration_from(
@@ -317,13 +340,16 @@ fn filters(mut section: Section) -> FiltersConfig {
         ),
         live_window: duration_setting(&mut section, "liveWindow", Duration::from_secs(30)),
         reclaim_after: duration_setting(&mut section, "reclaimAfter", RECLAIM),
+        lease_terms: lease_terms(&mut section),
     };
-    if config.reclaim_after < LEAST_RECLAIM {
+    let valid = Duration::from_millis(config.lease_terms.valid_ms);
+    let least = valid.saturating_add(RECLAIM_MARGIN);
+    if config.reclaim_after < least {
         section.problem(
             "reclaimAfter",
             format!(
-                "must be at least {LEAST_RECLAIM:?}: a filter spends for {VALID_MS} ms after it asked, \
-                 and what it had would be sold twice"
+                "must be at least {least:?}: a filter spends for {valid:?} after it asked \
+                 (leaseValid), and what it had would be sold twice"
             ),
         );
     }

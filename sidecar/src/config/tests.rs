@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::lease::Terms;
 use serde_json::Value as Json;
 
 use super::*;
@@ -133,6 +134,54 @@ fn leases_are_not_taken_back_while_filters_spend_from_them() {
     }
     assert!(errors(&with("61s"))[0].contains("not be more than 1m"));
     assert!(load(&sources(&with("7s")), environment(&[])).is_ok());
+    let longer = errors(&with("10s, leaseValid: 9s"));
+    assert!(
+        longer[0].starts_with("filters.reclaimAfter: must be at least 11s: a filter spends for 9s"),
+        "{longer:?}"
+    );
+    assert!(load(&sources(&with("11s, leaseValid: 9s")), environment(&[])).is_ok());
+}
+
+#[test]
+fn terms_of_leases_have_bounds() {
+    let with = |terms: &str| format!("{SMALLEST}filters: {{ reclaimAfter: 1m, {terms} }}\n");
+    for (terms, expected) in [
+        (
+            "leaseValid: 1999ms",
+            "filters.leaseValid: must be 2s to 60s",
+        ),
+        ("leaseValid: 61s", "filters.leaseValid: must be 2s to 60s"),
+        (
+            "leaseTick: 19ms",
+            "filters.leaseTick: must be 20ms to 250ms",
+        ),
+        (
+            "leaseTick: 251ms",
+            "filters.leaseTick: must be 20ms to 250ms",
+        ),
+        (
+            "leaseTickWaiting: 0s",
+            "filters.leaseTickWaiting: must be 20ms to 250ms",
+        ),
+        (
+            "leaseTick: 30ms, leaseTickWaiting: 31ms",
+            "filters.leaseTickWaiting: must not be more than leaseTick",
+        ),
+    ] {
+        assert!(
+            errors(&with(terms)).contains(&expected.to_owned()),
+            "{terms}"
+        );
+    }
+    let terms = "leaseValid: 3s, leaseTick: 250ms, leaseTickWaiting: 50ms";
+    let config = load(&sources(&with(terms)), environment(&[])).unwrap();
+    let expected = Terms {
+        valid_ms: 3_000,
+        tick_ms: 250,
+        waiting_tick_ms: 50,
+    };
+    assert_eq!(config.filters.lease_terms, expected);
+    assert!(expected.are_sound() && Terms::USUAL.are_sound());
 }
 
 #[test]
@@ -341,7 +390,8 @@ fn the_schema_accepts_what_the_program_accepts() {
         tls: { certFile: c, keyFile: k }\ntokenFiles: [t]\nledger: { sqlite: { path: l } }\n\
         lightning: { dev: { listen: 127.0.0.1:3, network: regtest, invoiceDelay: 20ms } }\n\
         offers: { invoiceExpiry: 5m, burst: 7 }\n\
-        refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s, reclaimAfter: 10s }\ndrain: 1s\n\
+        refunds: { feeLimitPercent: 2, timeout: 30s, maxInFlight: 3 }\nfilters: { liveWindow: 15s, reclaimAfter: 10s, leaseValid: 3s, leaseTick: 50ms,\
+         leaseTickWaiting: 50ms }\ndrain: 1s\n\
         log: { format: text, level: debug }\n";
     let database = "ledger: { autoMigrate: false, postgres: { url: 'postgres://u@localhost/b', \
         poolSize: 20, plainTcp: mesh } }\nlightning: { dev: { path: dev.db } }\n";

@@ -5,7 +5,7 @@ use protocol::api::session::{
     TOP_UP_PATH, TopUpResult,
 };
 use protocol::hash::PaymentHash;
-use protocol::lease::{AccountState, Report};
+use protocol::lease::{AccountState, LEASES_PATH, LeasesAnswer, LeasesRequest, Report, Terms};
 use serde_json::{Value, json};
 use sidecar::domain::ports::SessionLedger as _;
 use sidecar::domain::session::SessionState;
@@ -15,7 +15,7 @@ use crate::process::{Program, write_config_on};
 use crate::session_client::{
     Buyer, DEPOSIT, closes, insist, offer, open_of, opened, post, report, say, top_up_of,
 };
-use crate::support::{Api, Sidecar, Store, eventually, on_each_ledger, pay};
+use crate::support::{Api, Sidecar, Store, VM, eventually, on_each_ledger, pay};
 
 on_each_ledger! {
     a_session_from_its_deposit_to_its_refund,
@@ -122,6 +122,27 @@ async fn a_session_from_its_deposit_to_its_refund(store: Store) {
     let deposit = DEPOSIT as f64;
     assert_eq!(sat("open").await, Some(deposit));
     assert_eq!(sat("topup").await, Some(deposit));
+}
+
+#[tokio::test]
+async fn who_is_granted_a_lease_is_told_how_to_keep_it() {
+    let terms = "reclaimAfter: 9s, leaseValid: 7s, leaseTick: 200ms, leaseTickWaiting: 40ms";
+    let sidecar = Sidecar::dev(&format!("filters: {{ {terms} }}")).await;
+    let said = Terms {
+        valid_ms: 7_000,
+        tick_ms: 200,
+        waiting_tick_ms: 40,
+    };
+    let buyer = Buyer::new(&sidecar).await;
+    let open = opened(sidecar.api, &open_of(&buyer.offer, 1)).await;
+    assert_eq!((open.result, open.terms), (OpenResult::Opened, said));
+    let request = LeasesRequest {
+        vm: VM.to_owned(),
+        reports: vec![report(buyer.id, 1)],
+    };
+    let answer = post(sidecar.api, LEASES_PATH, &request).await;
+    let answer: LeasesAnswer = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer.terms, said);
 }
 
 #[tokio::test]

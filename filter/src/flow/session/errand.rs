@@ -323,6 +323,9 @@ impl Gate {
         if !told.costs_a_look_up() {
             state.sessions.look_ups.give_back(asker.client, now.ms);
         }
+        if let (Some(_), Some(json)) = (said, &json) {
+            state.heard_terms(json);
+        }
         let lease = said.and_then(read_answer);
         let account = asker.bearer.account;
         let mut in_vain = None;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use protocol::json::Json;
-use protocol::lease::{AccountId, AccountState, Answer, LEASES_PATH, Report};
+use protocol::lease::{AccountId, AccountState, Answer, LEASES_PATH, Report, Terms};
 use protocol::payment::jcs::Object;
 use protocol::policy::PluginConfig;
 
@@ -12,10 +12,6 @@ use crate::flow::{Gate, Now, State, millis};
 use crate::lease::InVain;
 use crate::outcome::CallResult;
 
-/// Time between reports while nobody waits.
-const TICK_MS: u64 = 100;
-/// The same while somebody does.
-const SOON_MS: u64 = 20;
 /// Ticks come a little early or late.
 const SLACK_MS: u64 = 5;
 /// Longest time for one call: whoever waits gives up as early, and a lease lasts longer.
@@ -34,6 +30,8 @@ struct Sent {
 /// The calls about leases. Times are those of the steady clock.
 #[derive(Default)]
 pub(in crate::flow) struct Reports {
+    /// As the sidecar said last.
+    terms: Terms,
     /// Of the latest call.
     number: u64,
     sent_ms: Option<u64>,
@@ -71,11 +69,11 @@ impl Reports {
         if !self.under_way.is_empty() && quiet_ms <= timeout_ms.saturating_add(SLACK_MS) {
             return None;
         }
-        if age(self.all_ms) >= TICK_MS {
+        if age(self.all_ms) >= self.terms.tick_ms {
             return Some(Scope::All);
         }
         let is_urgent = is_awaited || self.is_urgent;
-        (is_urgent && quiet_ms >= SOON_MS).then_some(Scope::Needed)
+        (is_urgent && quiet_ms >= self.terms.waiting_tick_ms).then_some(Scope::Needed)
     }
 }
 
@@ -89,6 +87,15 @@ enum Scope {
 }
 
 impl State {
+    /// What an answer that grants says of how to keep leases, if it makes sense.
+    pub(super) fn heard_terms(&mut self, answer: &Json<'_>) {
+        let Some(terms) = answer.get("terms").and_then(read_terms) else {
+            return;
+        };
+        self.sessions.reports.terms = terms;
+        self.sessions.leases.set_valid_ms(terms.valid_ms);
+    }
+
     /// Reports on leases, if it is time.
     pub(in crate::flow) fn report_leases(&mut self, config: &PluginConfig, now: Now) {
         let sessions = &mut self.sessions;
@@ -168,10 +175,13 @@ impl Gate {
             };
         }
         let json = Json::parse(answer.body);
-        let answers = json.as_ref().and_then(|json| json.list("answers"));
-        let Some(answers) = answers else {
+        let Some((json, answers)) = json
+            .as_ref()
+            .and_then(|json| Some((json, json.list("answers")?)))
+        else {
             return CallResult::Failed;
         };
+        state.heard_terms(json);
         let mut result = CallResult::Ok;
         for answer in answers {
             let Some(answer) = read_answer(answer) else {
@@ -194,6 +204,16 @@ impl Gate {
         state.report_leases(&self.config, now);
         result
     }
+}
+
+/// As [`Terms`] are written; `None` if they are none to keep to.
+fn read_terms(json: &Json<'_>) -> Option<Terms> {
+    let terms = Terms {
+        valid_ms: json.number("valid_ms")?,
+        tick_ms: json.number("tick_ms")?,
+        waiting_tick_ms: json.number("waiting_tick_ms")?,
+    };
+    terms.are_sound().then_some(terms)
 }
 
 /// As [`Report`] is read.

@@ -154,6 +154,7 @@ struct World {
     /// Deposit invoices made, and calls about leases answered.
     invoices: u32,
     reports: usize,
+    terms: lease::Terms,
 }
 
 impl World {
@@ -167,6 +168,7 @@ impl World {
             preimages: BTreeMap::new(),
             invoices: 0,
             reports: 0,
+            terms: lease::Terms::USUAL,
         }
     }
 
@@ -229,12 +231,19 @@ impl World {
         None
     }
 
+    const fn leases_answer(&self, answers: Vec<lease::Answer>) -> lease::LeasesAnswer {
+        lease::LeasesAnswer {
+            answers,
+            terms: self.terms,
+        }
+    }
+
     fn answer_reports(&mut self, kind: CallKind, body: &[u8]) {
         self.reports += 1;
         let request: LeasesRequest = serde_json::from_slice(body).unwrap();
         let answers = request.reports.iter().map(|report| self.answer(report));
         let answers: Vec<_> = answers.collect();
-        let body = serde_json::to_string(&lease::LeasesAnswer { answers }).unwrap();
+        let body = serde_json::to_string(&self.leases_answer(answers)).unwrap();
         self.gate.respond(kind, 200, true, &body);
     }
 
@@ -376,6 +385,7 @@ impl World {
         self.accounts.entry(report.account).or_insert_with(|| {
             let mut account = Account::of(deposited);
             answer["lease"] = json!(account.answer(report));
+            answer["terms"] = json!(self.terms);
             account
         });
         answer.to_string()

@@ -3,6 +3,7 @@
 use protocol::api::session::{
     CloseAnswer, CloseResult, OpenAnswer, OpenResult, TopUpAnswer, TopUpResult,
 };
+use protocol::lease::Terms;
 
 use crate::app::payments::NoDeposit;
 use crate::domain::return_invoice::InvalidReturnInvoice;
@@ -29,6 +30,7 @@ pub(super) const fn unopened(result: OpenResult) -> OpenAnswer {
         result,
         at: 0,
         lease: None,
+        terms: Terms::USUAL,
         reason: None,
     }
 }

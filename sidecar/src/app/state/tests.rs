@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 use protocol::hash::PaymentHash;
 use protocol::l402::TokenId;
+use protocol::lease::Terms;
 use protocol::time::UnixSeconds;
 use tempfile::TempDir;
 
@@ -99,6 +100,7 @@ fn keeper(ledger: &Arc<SqliteLedger>, clock: &Arc<ManualClock>) -> StateKeeper<S
         revocation_poll: Duration::from_millis(500),
         live_window: Duration::from_secs(WINDOW),
         reclaim_after: Duration::from_secs(8),
+        lease_terms: Terms::USUAL,
     };
     let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
     let keys = MasterKeys::new(Vec::new(), None);

@@ -138,6 +138,7 @@ fn units_that_are_held_elsewhere_are_no_fault_of_the_buyers() {
         };
         serde_json::to_string(&lease::LeasesAnswer {
             answers: vec![answer],
+            terms: lease::Terms::USUAL,
         })
         .unwrap()
     };

@@ -128,7 +128,7 @@ fn a_top_up_wakes_who_waits_for_it() {
     world
         .gate
         .respond(kind, 200, true, r#"{"result":"credited","at":1}"#);
-    let body = serde_json::to_string(&lease::LeasesAnswer { answers }).unwrap();
+    let body = serde_json::to_string(&world.leases_answer(answers)).unwrap();
     world.gate.respond(report, 200, true, &body);
     assert!(world.gate.gate.has_backlog());
     world.wait(20);

@@ -46,7 +46,7 @@ fn one_call_is_under_way_at_a_time_until_it_is_lost() {
             .iter()
             .map(|one| world.answer(one))
             .collect();
-        let body = serde_json::to_string(&lease::LeasesAnswer { answers }).unwrap();
+        let body = serde_json::to_string(&world.leases_answer(answers)).unwrap();
         world.gate.respond(*kind, 200, true, &body);
     }
     let (kind, _) = second;
@@ -71,6 +71,48 @@ fn a_lease_lasts_as_long_as_the_steady_clock_says() {
     world.refresh();
     while world.gate.call().is_some() {}
     world.gate.now_ms += 600;
+    world.refresh();
+    while world.gate.call().is_some() {}
+    assert!(matches!(world.at_once(&sent), Seen::Held));
+}
+
+#[test]
+fn leases_are_kept_as_the_sidecar_says_with_its_answers() {
+    let mut world = World::new();
+    world.terms = lease::Terms {
+        valid_ms: 3_000,
+        tick_ms: 250,
+        waiting_tick_ms: 50,
+    };
+    let session = world.session("/v3/x", 400);
+    let sent = world.bearer(&session, "/v3/x");
+    world.asked(&sent).spent();
+    world.wait(100);
+    world.reports = 0;
+    world.wait(1_000);
+    assert!((3..=4).contains(&world.reports), "{}", world.reports);
+    // What makes no sense is not kept to.
+    world.terms.valid_ms = 3_600_000;
+    world.wait(500);
+    world.gate.now_ms += 2_900;
+    world.refresh();
+    while world.gate.call().is_some() {}
+    assert!(matches!(world.at_once(&sent), Seen::Held));
+}
+
+#[test]
+fn the_first_lease_lasts_as_the_answer_to_the_open_says() {
+    let mut world = World::new();
+    world.terms.valid_ms = 2_000;
+    let session = world.session("/v3/x", 400);
+    let sent = world.bearer(&session, "/v3/x");
+    world.asked(&sent).spent();
+    // Nothing more is heard.
+    world.gate.now_ms += 1_900;
+    world.refresh();
+    while world.gate.call().is_some() {}
+    assert!(matches!(world.at_once(&sent), Seen::Forwarded(_)));
+    world.gate.now_ms += 200;
     world.refresh();
     while world.gate.call().is_some() {}
     assert!(matches!(world.at_once(&sent), Seen::Held));
