@@ -36,8 +36,9 @@ impl Terms {
     };
     /// Least of [`Self::valid_ms`]: a call that asks for more may take a second.
     pub const LEAST_VALID_MS: u64 = 2_000;
-    /// Most of [`Self::valid_ms`]: for so long buyers may do without what a dead VM had.
-    pub const MOST_VALID_MS: u64 = 60_000;
+    /// Most of [`Self::valid_ms`]: RECLAIM is two seconds more, and for at most a minute buyers do
+    /// without what a dead VM had.
+    pub const MOST_VALID_MS: u64 = 58_000;
     /// Most of [`Self::tick_ms`]: who waits for what another VM has waits for a second (L7), in
     /// which that one is to hear of it and to answer.
     pub const MOST_TICK_MS: u64 = 250;

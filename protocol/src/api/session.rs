@@ -84,8 +84,8 @@ pub struct OpenAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<lease::Answer>,
     /// For what that grants.
-    #[serde(default)]
-    pub terms: lease::Terms,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<lease::Terms>,
     /// Why a return invoice was refused, in words for the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

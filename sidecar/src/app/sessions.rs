@@ -141,7 +141,7 @@ impl<L: Ledger, N: Lightning> Sessions<L, N> {
                     result: OpenResult::Opened,
                     at: at_ms / 1_000,
                     lease: Some(lease.answer),
-                    terms: self.leases.terms(),
+                    terms: Some(self.leases.terms()),
                     reason: None,
                 })
             }

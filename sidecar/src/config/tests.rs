@@ -148,9 +148,9 @@ fn terms_of_leases_have_bounds() {
     for (terms, expected) in [
         (
             "leaseValid: 1999ms",
-            "filters.leaseValid: must be 2s to 60s",
+            "filters.leaseValid: must be 2s to 58s",
         ),
-        ("leaseValid: 61s", "filters.leaseValid: must be 2s to 60s"),
+        ("leaseValid: 59s", "filters.leaseValid: must be 2s to 58s"),
         (
             "leaseTick: 19ms",
             "filters.leaseTick: must be 20ms to 250ms",
@@ -173,6 +173,7 @@ fn terms_of_leases_have_bounds() {
             "{terms}"
         );
     }
+    assert!(load(&sources(&with("leaseValid: 58s")), environment(&[])).is_ok());
     let terms = "leaseValid: 3s, leaseTick: 250ms, leaseTickWaiting: 50ms";
     let config = load(&sources(&with(terms)), environment(&[])).unwrap();
     let expected = Terms {

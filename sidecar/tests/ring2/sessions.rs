@@ -135,7 +135,7 @@ async fn who_is_granted_a_lease_is_told_how_to_keep_it() {
     };
     let buyer = Buyer::new(&sidecar).await;
     let open = opened(sidecar.api, &open_of(&buyer.offer, 1)).await;
-    assert_eq!((open.result, open.terms), (OpenResult::Opened, said));
+    assert_eq!((open.result, open.terms), (OpenResult::Opened, Some(said)));
     let request = LeasesRequest {
         vm: VM.to_owned(),
         reports: vec![report(buyer.id, 1)],

@@ -316,16 +316,14 @@ impl Gate {
             Told::Fault | Told::NotNow => CallResult::Refused,
             _ => CallResult::Ok,
         };
-        let said = json
-            .as_ref()
-            .filter(|_| !matches!(told, Told::Fault))
-            .and_then(|json| json.get("lease"));
+        let said = json.as_ref().filter(|_| !matches!(told, Told::Fault));
         if !told.costs_a_look_up() {
             state.sessions.look_ups.give_back(asker.client, now.ms);
         }
-        if let (Some(_), Some(json)) = (said, &json) {
+        if let Some(json) = said {
             state.heard_terms(json);
         }
+        let said = said.and_then(|json| json.get("lease"));
         let lease = said.and_then(read_answer);
         let account = asker.bearer.account;
         let mut in_vain = None;

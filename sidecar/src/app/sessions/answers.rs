@@ -3,7 +3,6 @@
 use protocol::api::session::{
     CloseAnswer, CloseResult, OpenAnswer, OpenResult, TopUpAnswer, TopUpResult,
 };
-use protocol::lease::Terms;
 
 use crate::app::payments::NoDeposit;
 use crate::domain::return_invoice::InvalidReturnInvoice;
@@ -30,7 +29,7 @@ pub(super) const fn unopened(result: OpenResult) -> OpenAnswer {
         result,
         at: 0,
         lease: None,
-        terms: Terms::USUAL,
+        terms: None,
         reason: None,
     }
 }

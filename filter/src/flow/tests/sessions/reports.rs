@@ -56,6 +56,18 @@ fn one_call_is_under_way_at_a_time_until_it_is_lost() {
     assert_eq!(result, crate::outcome::CallResult::Failed);
 }
 
+/// Uses the session after each of these times, while nobody answers: whether it was served from the
+/// lease each time. It is in use all the while, so that nothing but the time ends the lease.
+fn in_silence(world: &mut World, sent: &Sent, steps_ms: &[u64]) -> Vec<bool> {
+    let served = steps_ms.iter().map(|ms| {
+        world.gate.now_ms += ms;
+        let is_served = matches!(world.at_once(sent), Seen::Forwarded(_));
+        while world.gate.call().is_some() {}
+        is_served
+    });
+    served.collect()
+}
+
 #[test]
 fn a_lease_lasts_as_long_as_the_steady_clock_says() {
     let mut world = World::new();
@@ -65,15 +77,9 @@ fn a_lease_lasts_as_long_as_the_steady_clock_says() {
     // A first request more, so that something is here.
     world.asked(&sent).spent();
     world.wait(100);
-    assert!(matches!(world.at_once(&sent), Seen::Forwarded(_)));
-    // Nobody answers any more: five seconds, and not a request longer.
-    world.gate.now_ms += 4_500;
-    world.refresh();
-    while world.gate.call().is_some() {}
-    world.gate.now_ms += 600;
-    world.refresh();
-    while world.gate.call().is_some() {}
-    assert!(matches!(world.at_once(&sent), Seen::Held));
+    // Five seconds, and not a request longer.
+    let served = in_silence(&mut world, &sent, &[0, 1_500, 1_500, 1_500, 600]);
+    assert_eq!(served, [true, true, true, true, false]);
 }
 
 #[test]
@@ -91,13 +97,12 @@ fn leases_are_kept_as_the_sidecar_says_with_its_answers() {
     world.reports = 0;
     world.wait(1_000);
     assert!((3..=4).contains(&world.reports), "{}", world.reports);
+    assert!(matches!(world.at_once(&sent), Seen::Forwarded(_)));
     // What makes no sense is not kept to.
     world.terms.valid_ms = 3_600_000;
     world.wait(500);
-    world.gate.now_ms += 2_900;
-    world.refresh();
-    while world.gate.call().is_some() {}
-    assert!(matches!(world.at_once(&sent), Seen::Held));
+    let served = in_silence(&mut world, &sent, &[1_400, 1_300, 400]);
+    assert_eq!(served, [true, true, false]);
 }
 
 #[test]
@@ -107,15 +112,8 @@ fn the_first_lease_lasts_as_the_answer_to_the_open_says() {
     let session = world.session("/v3/x", 400);
     let sent = world.bearer(&session, "/v3/x");
     world.asked(&sent).spent();
-    // Nothing more is heard.
-    world.gate.now_ms += 1_900;
-    world.refresh();
-    while world.gate.call().is_some() {}
-    assert!(matches!(world.at_once(&sent), Seen::Forwarded(_)));
-    world.gate.now_ms += 200;
-    world.refresh();
-    while world.gate.call().is_some() {}
-    assert!(matches!(world.at_once(&sent), Seen::Held));
+    let served = in_silence(&mut world, &sent, &[1_000, 900, 200]);
+    assert_eq!(served, [true, true, false]);
 }
 
 #[test]
