@@ -86,7 +86,7 @@ async fn of_64_presentations_at_two_sidecars_one_wins_and_both_have_the_same_key
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_killed_under_load_loses_nothing_and_sells_nothing_twice() {
-    const PAYMENTS: u32 = 1_000;
+    const PAYMENTS: u32 = 2_000;
     let store = Store::postgres().await;
     let [(dir, killed), (_other_dir, other)] = two(&store).await;
     let apis = [killed.api, other.api];
