@@ -3,6 +3,7 @@
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::gate::Gate;
 use crate::http_client::Answer;
@@ -13,6 +14,13 @@ pub const MARK: &str = "x-unpaid";
 
 /// Each form as often as this, all at the same time.
 const EACH: usize = 3;
+
+/// A flood takes all that the machine has: of two at once each would be the other's. Held by every
+/// test that floods, as long as it runs.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    ONE_AT_A_TIME.lock().await
+}
 
 /// Limits so wide that they are not what refuses a [`volley`]: for the plugin's configuration.
 pub fn without_limits(plugin: &mut Value) {

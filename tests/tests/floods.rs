@@ -132,6 +132,7 @@ async fn no_reload(gate: &Gate) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_is_limited_before_anything_is_made_for_it() -> anyhow::Result<()> {
+    let _alone = unpaid::alone().await;
     let gate = gate("flood-one").start().await?;
     let token = gate.buy(FORECAST).await?;
     gate.open(FORECAST).await?;
@@ -153,10 +154,8 @@ async fn one_address_is_limited_before_anything_is_made_for_it() -> anyhow::Resu
         challenged <= 2 * (60 + seconds),
         "{challenged} in {seconds} s"
     );
-    // On a busy machine a few that were let through wait for their offer for too long.
-    assert!(tally.faults <= 60, "{} faults", tally.faults);
-    let answered = u64::from(tally.limited + tally.faults) + challenged;
-    assert_eq!(answered, u64::from(FLOOD));
+    assert_eq!(tally.faults, 0);
+    assert_eq!(u64::from(tally.limited) + challenged, u64::from(FLOOD));
     // What was made is what was shown and what filters and sidecar keep ahead of it, some of it
     // twice where an answer came too late; it has nothing to do with what was asked for.
     let made = gate.sidecar.dev_stats().await?.invoices;
@@ -170,6 +169,7 @@ async fn one_address_is_limited_before_anything_is_made_for_it() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_addresses_get_no_more_than_may_be_outstanding() -> anyhow::Result<()> {
+    let _alone = unpaid::alone().await;
     const MOST: u64 = 500;
     let gate = gate("flood-many")
         .sidecar(
@@ -244,6 +244,7 @@ impl Crowd {
 
 /// With those who leave, or without.
 async fn wait_for_keys(name: &str, some_leave: bool) -> anyhow::Result<()> {
+    let _alone = unpaid::alone().await;
     let mut gate = crowded_gate(name)
         .plugin(|plugin| {
             unpaid::without_limits(plugin);
@@ -298,6 +299,7 @@ async fn of_a_thousand_who_wait_for_the_first_keys_half_may_leave() -> anyhow::R
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_with_trailers_who_wait_for_the_first_keys_are_all_served() -> anyhow::Result<()>
 {
+    let _alone = unpaid::alone().await;
     const CALLS: usize = 1_900;
     /// On one connection.
     const STREAMS: usize = 100;
@@ -341,6 +343,7 @@ async fn thousands_with_trailers_who_wait_for_the_first_keys_are_all_served() ->
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_whose_time_is_up_at_once_are_all_answered() -> anyhow::Result<()> {
+    let _alone = unpaid::alone().await;
     let gate = crowded_gate("flood-expired")
         .plugin(|plugin| {
             unpaid::without_limits(plugin);
@@ -373,6 +376,7 @@ async fn a_thousand_whose_time_is_up_at_once_are_all_answered() -> anyhow::Resul
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_who_wait_for_a_slow_node_are_all_answered() -> anyhow::Result<()> {
+    let _alone = unpaid::alone().await;
     let gate = crowded_gate("flood-slow")
         .plugin(unpaid::without_limits)
         .sidecar(unpaid::sidecar_without_limits())

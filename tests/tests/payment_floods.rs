@@ -11,11 +11,10 @@ use e2e::gate::{Builder, Gate, by_every_scheme};
 use e2e::http_client::{Answer, Http};
 use e2e::macaroon::hex;
 use e2e::payment::{Offer, Session, offer_of};
-use e2e::unpaid::{MARK, none_arrived, sidecar_without_limits, without_limits};
+use e2e::unpaid::{MARK, alone, none_arrived, sidecar_without_limits, without_limits};
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 const FORECAST: &str = "/v1/forecast";
@@ -162,11 +161,8 @@ async fn leases_and_claims_are_served_while_nothing_limits_strangers() -> anyhow
     under_a_flood(builder.sidecar(sidecar_without_limits())).await
 }
 
-/// A flood takes all that the machine has: of two at once each would be the other's.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-
 async fn under_a_flood(builder: Builder<'_>) -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock().await;
+    let _alone = alone().await;
     let builder = builder.envoy(|config| config.trusted_hops = 1);
     let gate = builder.start().await?;
     let http = gate.http();
